@@ -47,7 +47,7 @@ macro_rules! text_type {
 
         impl From<$name> for String {
             fn from(value: $name) -> String {
-                value.0.into()
+                value.0.as_ref().to_owned()
             }
         }
     };

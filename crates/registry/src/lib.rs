@@ -1,1 +1,91 @@
-//! Placeholder.
+//! What a registry does, without saying how it is asked: repositories, uploads, blobs, manifests, tags, Docker V1.
+//!
+//! This crate knows no HTTP and no storage engine. It refuses in its own words ([`Error`]); turning them into status
+//! codes is the caller's business.
+//!
+//! What must stay true:
+//! - Bytes are durable before the one commit that names them.
+//! - A request makes at most one visible commit; losing a race means reading again, never writing half.
+//! - A blob is readable through an image only if it is linked there.
+//! - Pulls write nothing.
+
+pub mod access;
+mod blobs;
+mod check;
+mod clock;
+mod error;
+mod hash;
+mod listing;
+mod manifests;
+mod receive;
+mod repositories;
+mod sweep;
+mod uploads;
+pub mod v1;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use berth_storage::rocksdb::Stores;
+use berth_storage::{Batch, BlobStore, MetadataStore};
+
+pub use blobs::BlobContent;
+pub use check::{Problem, Report};
+pub use clock::Clock;
+pub use error::{Error, Result};
+pub use listing::Page;
+pub use manifests::{MANIFEST_BYTES_MAX, ManifestContent, ReferrerDescriptor, StoredManifest};
+pub use receive::{Body, Interrupted};
+pub use repositories::{Repositories, Repository};
+pub use uploads::{Progress, Started, UploadId};
+
+/// How often a change is tried again after losing a race, before the client is asked to come back.
+const COMMIT_ATTEMPTS_MAX: usize = 32;
+
+/// The registry: every operation is a method, spread over the modules by noun.
+#[derive(Clone)]
+pub struct Registry {
+    store: Arc<dyn MetadataStore>,
+    blobs: Arc<dyn BlobStore>,
+    repositories: Arc<Repositories>,
+    clock: Clock,
+    /// Uploads that a request is writing to at this moment.
+    busy_uploads: Arc<Mutex<HashSet<UploadId>>>,
+}
+
+impl Registry {
+    /// A registry over open stores.
+    pub fn new(stores: &Stores, repositories: Repositories, clock: Clock) -> Self {
+        Self {
+            store: Arc::clone(&stores.metadata),
+            blobs: Arc::clone(&stores.blobs),
+            repositories: Arc::new(repositories),
+            clock,
+            busy_uploads: Arc::default(),
+        }
+    }
+
+    /// The repositories that exist.
+    pub fn repositories(&self) -> &Repositories {
+        &self.repositories
+    }
+
+    /// Commits what `change` makes of the present state, anew for as long as other writers get in between.
+    ///
+    /// `change` reads, decides, and returns the batch together with what the caller wants to know;
+    /// every row that the decision depends on belongs into the batch's expectations.
+    async fn commit_with<T, F>(&self, mut change: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<(Batch, T)>>,
+    {
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let (batch, outcome) = change().await?;
+            match self.store.commit(batch).await {
+                Ok(()) => return Ok(outcome),
+                Err(berth_storage::Error::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::TooContended)
+    }
+}

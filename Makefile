@@ -1,0 +1,34 @@
+# Each command installs the Debian or Ubuntu packages it needs and can be repeated at any time.
+# `run` and `test` share the dev profile, so RocksDB and Pingora are compiled once for both.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test bench images lint deps clean-run
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: deps ## build and start a registry here; prints the docker commands to use it
+	@scripts/run
+
+test: ## lints, every test, and real docker, skopeo and podman clients
+	@scripts/deps test
+	@scripts/announce-build debug
+	@scripts/lint
+	cargo build --workspace --bins
+	cargo test --workspace
+
+bench: ## speed beside nginx + docker-registry; writes docs/performance-table.md
+	@scripts/deps bench
+	@scripts/bench
+
+images: ## container images of both services, by docker or podman
+	@scripts/images
+
+lint: deps ## formatting, clippy, shellcheck and cargo-deny where installed
+	@scripts/lint
+
+deps: ## install what a build needs
+	@scripts/deps build
+
+clean-run: ## forget what `make run` keeps: configuration, certificates and all data
+	@scripts/clean-run

@@ -1,0 +1,151 @@
+//! Configurations, good and bad, and what is said about them.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const UPSTREAM: &str = "[upstream]\nunix = \"backend.sock\"\n";
+
+/// A directory with certificates `a.pem` and `b.pem`, and their keys `a.key` and `b.key`.
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        let made = rcgen::generate_simple_self_signed(vec![format!("{name}.example")]).unwrap();
+        fs::write(directory.path().join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        fs::write(directory.path().join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    }
+    directory
+}
+
+fn parse(bindings: &str) -> Result<Config, Vec<String>> {
+    let directory = directory();
+    let text = format!("{UPSTREAM}{bindings}");
+    let short = |problem: Problem| format!("{}:{}: {}", problem.line, problem.column, problem.message.replace(&format!("{}/", directory.path().display()), ""));
+    Config::parse(&text, directory.path()).map_err(|problems| problems.into_iter().map(short).collect())
+}
+
+fn problems(bindings: &str) -> Vec<String> {
+    parse(bindings).err().unwrap_or_default()
+}
+
+fn tls(listen: &str, server_name: &str, certificate: &str) -> String {
+    let server_name = if server_name.is_empty() { String::new() } else { format!("server_name = \"{server_name}\"\n") };
+    format!("[[binding]]\nlisten = \"{listen}\"\nrepository = \"r\"\n{server_name}certificate = \"{certificate}.pem\"\nkey = \"{certificate}.key\"\n")
+}
+
+fn plain(listen: &str) -> String {
+    format!("[[binding]]\nlisten = \"{listen}\"\nrepository = \"r\"\nplain_http = true\n")
+}
+
+#[test]
+fn bindings_are_grouped_by_address() {
+    let config = parse(&[tls("0.0.0.0:443", "a.example", "a"), plain("0.0.0.0:80"), tls("0.0.0.0:443", "b.example", "b"), tls("0.0.0.0:443", "", "a")].concat()).unwrap();
+    assert_eq!(config.bindings, 4);
+    let addresses: Vec<_> = config.listeners.iter().map(|listener| (listener.address.to_string(), listener.certificates.is_some())).collect();
+    assert_eq!(addresses, [("0.0.0.0:443".to_owned(), true), ("0.0.0.0:80".to_owned(), false)]);
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let Upstream::Unix(socket) = parse(&plain("127.0.0.1:1")).unwrap().upstream else { panic!("a Unix socket") };
+    assert!(socket.is_absolute() && socket.ends_with("backend.sock"));
+    let config = Config::parse(&format!("[upstream]\nunix = \"run/b.sock\"\n{}", plain("127.0.0.1:1")), Path::new("")).unwrap();
+    assert_eq!(config.upstream, Upstream::Unix("run/b.sock".into()));
+}
+
+#[test]
+fn an_unknown_field_is_named_with_its_place_and_the_likely_one() {
+    let [problem] = &problems("[[binding]]\nlisten = \"127.0.0.1:1\"\nrepository = \"r\"\n  servername = \"a\"\n")[..] else { panic!("one problem") };
+    assert!(problem.starts_with("6:3: unknown field `servername`"), "{problem}");
+    assert!(problem.ends_with("did you mean `server_name`?"), "{problem}");
+}
+
+#[test]
+fn values_are_checked_where_they_stand() {
+    for (field, value, place, says) in [
+        ("listen", "\"443\"", "4:10", "write an IP address and a port"),
+        ("listen", "\"localhost:443\"", "4:10", "write an IP address and a port"),
+        ("listen", "443", "4:10", "invalid type: integer"),
+        ("repository", "\"a/b\"", "4:14", "a repository key has"),
+        ("server_name", "\"a.example:443\"", "4:15", "has a port"),
+        ("server_name", "\"*\"", "4:15", "is no server name"),
+        ("plain_http", "1", "4:14", "expected a boolean"),
+        ("key", "", "4:6", ""),
+    ] {
+        let [problem] = &problems(&format!("[[binding]]\n{field} = {value}\n"))[..] else { panic!("one problem: {field} {value}") };
+        assert!(problem.starts_with(place) && problem.contains(says), "{field} = {value}: {problem}");
+    }
+}
+
+#[test]
+fn the_backend_has_one_address() {
+    for (upstream, says) in [
+        ("[upstream]\n", "where is the backend?"),
+        ("[upstream]\nunix = \"a\"\ntcp = \"127.0.0.1:1\"\n", "either `unix` or `tcp`"),
+        ("[upstream]\ntcp = \"backend:8081\"\n", "write an IP address and a port"),
+        ("[upstream]\nsocket = \"a\"\n", "unknown field `socket`"),
+        ("", "missing field `upstream`"),
+    ] {
+        let problems = Config::parse(&format!("{upstream}{}", plain("127.0.0.1:1")), Path::new("")).unwrap_err();
+        assert!(problems[0].message.contains(says), "{problems:?}");
+    }
+    let long = format!("[upstream]\nunix = \"{}\"\n{}", "a".repeat(108), plain("127.0.0.1:1"));
+    assert!(Config::parse(&long, Path::new("")).unwrap_err()[0].message.contains("107 bytes"));
+}
+
+#[test]
+fn contradictions_between_bindings_are_found() {
+    for (bindings, expected) in [
+        (String::new(), "1:1: nothing is bound"),
+        (tls("0.0.0.0:443", "", "a") + &tls("0.0.0.0:443", "", "b"), "9:10: 0.0.0.0:443 is bound already"),
+        (tls("0.0.0.0:443", "a.example", "a") + &tls("0.0.0.0:443", "A.Example", "b"), "12:15: 0.0.0.0:443 is bound to server_name \"a.example\" already"),
+        (tls("0.0.0.0:443", "a.example", "a") + &plain("0.0.0.0:443"), "10:10: 0.0.0.0:443 has a binding with TLS and one with `plain_http`"),
+        (plain("0.0.0.0:80") + &tls("0.0.0.0:80", "a.example", "a"), "8:10: 0.0.0.0:80 has a binding with TLS"),
+        (plain("0.0.0.0:80") + &plain("127.0.0.1:80"), "8:10: 127.0.0.1:80 overlaps with 0.0.0.0:80"),
+        (tls("[::1]:443", "", "a") + &tls("[::]:443", "", "a"), "9:10: [::]:443 overlaps with [::1]:443"),
+    ] {
+        let problems = problems(&bindings);
+        assert!(problems.len() == 1 && problems[0].starts_with(expected), "{expected}: {problems:?}");
+    }
+    // IPv6 sockets take IPv6 only, so both wildcards stand beside each other.
+    assert_eq!(problems(&(plain("0.0.0.0:80") + &plain("[::]:80") + &plain("127.0.0.1:81"))), [""; 0]);
+}
+
+#[test]
+fn a_binding_has_a_certificate_and_its_key_or_speaks_plain_http() {
+    let binding = |rest: &str| format!("[[binding]]\nlisten = \"127.0.0.1:1\"\nrepository = \"r\"\n{rest}");
+    for (rest, expected) in [
+        ("", "3:1: a binding needs `certificate` and `key`, or `plain_http = true`"),
+        ("certificate = \"a.pem\"\n", "6:15: `certificate` needs `key`"),
+        ("key = \"a.key\"\n", "6:7: `key` needs `certificate`"),
+        ("plain_http = true\ncertificate = \"a.pem\"\nkey = \"a.key\"\n", "7:15: `plain_http = true` has no certificate"),
+        ("plain_http = true\nkey = \"a.key\"\n", "7:7: `plain_http = true` has no certificate"),
+        ("certificate = \"none.pem\"\nkey = \"a.key\"\n", "6:15: certificate \"none.pem\" cannot be read: No such file"),
+        ("certificate = \"a.pem\"\nkey = \"none.key\"\n", "7:7: private key \"none.key\" cannot be read: No such file"),
+        ("certificate = \"a.key\"\nkey = \"a.key\"\n", "6:15: \"a.key\" holds no PEM certificate"),
+        ("certificate = \"a.pem\"\nkey = \"a.pem\"\n", "7:7: \"a.pem\" holds no PEM private key"),
+        ("certificate = \"a.pem\"\nkey = \"b.key\"\n", "7:7: certificate \"a.pem\" and private key \"b.key\" cannot be used together"),
+    ] {
+        let problems = problems(&binding(rest));
+        assert!(problems.len() == 1 && problems[0].starts_with(expected), "{expected}: {problems:?}");
+    }
+}
+
+#[test]
+fn all_problems_are_listed_in_the_order_of_the_file() {
+    let problems = problems(&(tls("0.0.0.0:443", "", "none") + &plain("0.0.0.0:80") + &plain("0.0.0.0:80")));
+    assert_eq!(problems.len(), 2);
+    assert!(problems[0].starts_with("6:15") && problems[1].starts_with("13:10"), "{problems:?}");
+}
+
+#[test]
+fn an_error_reads_like_a_compilers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.toml");
+    fs::write(&path, "[upstream\n").unwrap();
+    assert!(Config::load(&path).unwrap_err().to_string().starts_with(&format!("{}:1:", path.display())));
+    let missing = directory.path().join("none.toml");
+    assert!(Config::load(&missing).unwrap_err().to_string().contains("No such file"));
+}

@@ -1,0 +1,106 @@
+//! Limits and framing of a request's head, checked on its bytes as they came.
+//!
+//! Pingora has parsed the head before and refuses most of what is malformed. What remains here is what it tolerates
+//! although another parser could read it differently (a bare line feed, a length given twice), and limits below its own.
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+
+use crate::refusal::Refusal;
+
+/// Most header fields of a request. The backend's parser stops at the same number.
+pub const HEADER_FIELDS_MAX: usize = 100;
+
+/// Longest head of a request, in bytes: request line and header fields. Tokens and cookies stay far below.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Checks the head of a request: request line, header fields and empty line, each with its line end.
+///
+/// # Errors
+/// The [`Refusal`] to answer with.
+pub fn check(head: &[u8]) -> Result<(), Refusal> {
+    if head.len() > HEAD_BYTES_MAX {
+        return Err(Refusal::HeadTooLarge);
+    }
+    let mut fields = 0;
+    let (mut has_length, mut is_chunked) = (false, false);
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r\n").ok_or(Refusal::Malformed));
+    let _request_line = lines.next().transpose()?;
+    for line in lines {
+        let line = line?;
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        fields += 1;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
+            // Digits only: `5, 5` and `+5` are legal to some and not to others.
+            if has_length || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                return Err(Refusal::Framing);
+            }
+            has_length = true;
+        } else if name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_str().as_bytes()) {
+            if is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Refusal::Framing);
+            }
+            is_chunked = true;
+        }
+    }
+    if fields > HEADER_FIELDS_MAX {
+        return Err(Refusal::HeadTooLarge);
+    }
+    if has_length && is_chunked { Err(Refusal::Framing) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check_fields(fields: &str) -> Result<(), Refusal> {
+        check(format!("PUT /v2/a HTTP/1.1\r\nHost: a:5000\r\n{fields}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn a_body_has_one_length() {
+        for good in ["", "Content-Length: 5\r\n", "transfer-encoding: Chunked\r\n", "CONTENT-LENGTH:0\r\n", "X-Content-Length: 1\r\nContent-Length: 5\r\n"] {
+            assert_eq!(check_fields(good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\ncontent-length: 5\r\n",
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length:\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, identity\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+        ] {
+            assert_eq!(check_fields(bad), Err(Refusal::Framing), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_ends_in_carriage_return_and_line_feed() {
+        assert_eq!(check(b"GET /v2/ HTTP/1.1\nHost: a\r\n\r\n"), Err(Refusal::Malformed));
+        assert_eq!(check_fields("A: b\n"), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn the_head_is_bounded() {
+        let many = |n: usize| "A: b\r\n".repeat(n);
+        // One field is `Host`.
+        assert_eq!(check_fields(&many(HEADER_FIELDS_MAX - 1)), Ok(()));
+        assert_eq!(check_fields(&many(HEADER_FIELDS_MAX)), Err(Refusal::HeadTooLarge));
+        assert_eq!(check_fields(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX))), Err(Refusal::HeadTooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_panic(head in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = check(&head);
+        }
+    }
+}

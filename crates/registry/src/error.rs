@@ -1,0 +1,109 @@
+use berth_names::{Digest, ImageName, Reference, RepositoryKey, Tag};
+
+use crate::v1::ImageId;
+
+/// The result of every operation of the registry.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the registry refused. Every variant is something that an API tells its client differently.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No repository has this key.
+    #[error("repository {0} is not known")]
+    RepositoryUnknown(RepositoryKey),
+    /// The repository has no such image.
+    #[error("image {0} is not known")]
+    ImageUnknown(ImageName),
+    /// The image has no such manifest or tag.
+    #[error("manifest {0} is not known")]
+    ManifestUnknown(Reference),
+    /// The image has no such blob.
+    #[error("blob {0} is not known")]
+    BlobUnknown(Digest),
+    /// A manifest refers to a blob or manifest that the image does not have.
+    #[error("the manifest refers to {0}, which is not in this image")]
+    ManifestBlobUnknown(Digest),
+    /// A manifest gives a size that the blob does not have.
+    #[error("the manifest says that {digest} has {claimed} bytes; it has {actual}")]
+    SizeMismatch {
+        /// The blob.
+        digest: Digest,
+        /// What the manifest says.
+        claimed: u64,
+        /// What is stored.
+        actual: u64,
+    },
+    /// The manifest can't be understood.
+    #[error("invalid manifest: {0}")]
+    ManifestInvalid(String),
+    /// The manifest has more bytes than are accepted.
+    #[error("a manifest may have {max} bytes")]
+    ManifestTooLarge {
+        /// The limit, in bytes.
+        max: usize,
+    },
+    /// The bytes do not have the digest that the client says they have.
+    #[error("the content does not have the digest {0}")]
+    DigestMismatch(Digest),
+    /// Something still refers to it.
+    #[error("{digest} is in use by manifest {user}; delete that first")]
+    InUse {
+        /// What was to be deleted.
+        digest: Digest,
+        /// What refers to it.
+        user: Digest,
+    },
+    /// There is no such upload for this image and this user.
+    #[error("upload is not known")]
+    UploadUnknown,
+    /// Another request is writing to this upload.
+    #[error("another request is writing to this upload")]
+    UploadBusy,
+    /// A chunk does not continue where the upload ended.
+    #[error("the upload has {offset} bytes; the next chunk must start there")]
+    ChunkOutOfOrder {
+        /// Bytes received so far.
+        offset: u64,
+    },
+    /// A body has another length than its request says.
+    #[error("the body does not have the length that the request says")]
+    LengthMismatch,
+    /// The client stopped sending.
+    #[error("the client stopped sending")]
+    Interrupted,
+    /// Other writers were faster again and again.
+    #[error("too many concurrent changes; try again")]
+    TooContended,
+    /// Too many passwords are being checked already.
+    #[error("too many logins at once; try again")]
+    TooManyLogins,
+
+    /// There is no such V1 image, or not all of it.
+    #[error("V1 image {0} is not known")]
+    V1ImageUnknown(ImageId),
+    /// The V1 image's push has not ended.
+    #[error("V1 image {0} is being uploaded")]
+    V1ImageIncomplete(ImageId),
+    /// The V1 image is complete and can't be changed.
+    #[error("V1 image {0} already exists")]
+    V1ImageExists(ImageId),
+    /// The V1 image's JSON is not acceptable.
+    #[error("{0}")]
+    V1JsonInvalid(&'static str),
+    /// No checksum of the client's matches the layer.
+    #[error("checksum mismatch")]
+    V1ChecksumMismatch,
+    /// The client sent no checksum.
+    #[error("missing checksum")]
+    V1ChecksumMissing,
+    /// The image has no such V1 tag.
+    #[error("tag {0} is not known")]
+    V1TagUnknown(Tag),
+
+    /// The store failed; nothing that a client could mend.
+    #[error(transparent)]
+    Storage(#[from] berth_storage::Error),
+    /// A background task died; a bug.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}

@@ -1,0 +1,78 @@
+//! Lists, a page at a time, straight from ordered keys.
+
+use berth_names::{Digest, ImageName, RepositoryKey};
+use berth_storage::records::{Record, Referrer};
+use berth_storage::{Key, Prefix, keys};
+
+use crate::manifests::ReferrerDescriptor;
+use crate::{Error, Registry, Result};
+
+/// Entries that one scan brings into memory.
+const SCAN_ENTRIES: usize = 1000;
+
+/// Referrers that are listed for one manifest.
+const REFERRERS_MAX: usize = 1000;
+
+/// Part of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The entries, in byte order.
+    pub names: Vec<String>,
+    /// Whether more follow.
+    pub more: bool,
+}
+
+impl Registry {
+    /// The tags of an image behind `last`, `limit` at most (`None`: all).
+    ///
+    /// # Errors
+    /// [`Error::ImageUnknown`].
+    pub async fn tags(&self, repository: &RepositoryKey, image: &ImageName, last: Option<&str>, limit: Option<usize>) -> Result<Page> {
+        if self.store.get(&keys::image(repository, image)).await?.is_none() {
+            return Err(Error::ImageUnknown(image.clone()));
+        }
+        let after = last.map(|last| keys::tags_after(repository, image, last));
+        self.page(&keys::tags(repository, image), after, limit).await
+    }
+
+    /// The images of a repository behind `last`, `limit` at most (`None`: all).
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn images(&self, repository: &RepositoryKey, last: Option<&str>, limit: Option<usize>) -> Result<Page> {
+        self.page(&keys::images(repository), last.map(|last| keys::images_after(repository, last)), limit).await
+    }
+
+    /// The manifests that are about `subject`.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn referrers(&self, repository: &RepositoryKey, image: &ImageName, subject: &Digest) -> Result<Vec<ReferrerDescriptor>> {
+        let prefix = keys::referrers(repository, image, subject);
+        let rows = self.store.scan(&prefix, None, REFERRERS_MAX).await?;
+        let describe = |(key, value): &(Key, bytes::Bytes)| {
+            let Referrer { media_type, size, artifact_type, annotations } = Referrer::decode(value)?;
+            Some(ReferrerDescriptor { digest: key.digest_after(&prefix)?, media_type, size, artifact_type, annotations })
+        };
+        Ok(rows.iter().filter_map(describe).collect())
+    }
+
+    pub(crate) async fn page(&self, prefix: &Prefix, mut after: Option<Key>, limit: Option<usize>) -> Result<Page> {
+        let mut names = Vec::new();
+        loop {
+            // One more than asked for tells whether more follow.
+            let wanted = limit.map_or(SCAN_ENTRIES, |limit| (limit + 1 - names.len()).min(SCAN_ENTRIES));
+            let rows = self.store.scan(prefix, after.as_ref(), wanted).await?;
+            names.extend(rows.iter().filter_map(|(key, _)| key.text_after(prefix)).map(str::to_owned));
+            if limit.is_some_and(|limit| names.len() > limit) {
+                names.truncate(limit.unwrap_or_default());
+                return Ok(Page { names, more: true });
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == wanted => after = Some(last.clone()),
+                _ => return Ok(Page { names, more: false }),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

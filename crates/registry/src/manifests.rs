@@ -1,0 +1,247 @@
+//! Manifests and the tags that point to them.
+
+mod document;
+
+use std::collections::BTreeMap;
+
+use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey, Tag};
+use berth_storage::records::{self, Blob, Image, Manifest, Record, Referrer, WithBody};
+use berth_storage::{Batch, get_record, keys};
+use bytes::Bytes;
+
+use crate::blobs::{damaged, random_u64};
+use crate::hash::digest_of;
+use crate::{Error, Registry, Result};
+use document::{Document, Need};
+
+/// The largest manifest that is accepted, in bytes (as distribution, zot and Harbor do).
+pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
+
+/// Tags of one manifest that are removed with it in one commit; more take further commits.
+const TAGS_PER_COMMIT_MAX: usize = 1000;
+
+/// A manifest as it was pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestContent {
+    /// Its digest.
+    pub digest: Digest,
+    /// The media type it was pushed with.
+    pub media_type: String,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// What pushing a manifest led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// The manifest it says it is about.
+    pub subject: Option<Digest>,
+}
+
+/// A manifest that is about another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferrerDescriptor {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// What kind of artifact it is.
+    pub artifact_type: Option<String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Registry {
+    /// The manifest that a tag or digest names.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`].
+    pub async fn manifest(&self, repository: &RepositoryKey, image: &ImageName, reference: &Reference) -> Result<ManifestContent> {
+        let unknown = || Error::ManifestUnknown(reference.clone());
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                let row = get_record::<records::Tag>(self.store.as_ref(), &keys::tag(repository, image, tag)).await?;
+                row.ok_or_else(unknown)?.0.digest
+            }
+        };
+        let stored = get_record::<WithBody<Manifest>>(self.store.as_ref(), &keys::manifest(repository, image, &digest)).await?;
+        let (WithBody { record, body }, _) = stored.ok_or_else(unknown)?;
+        Ok(ManifestContent { digest, media_type: record.media_type, bytes: body })
+    }
+
+    /// Stores a manifest and, if it was pushed by tag, points the tag to it: one commit.
+    ///
+    /// # Errors
+    /// [`Error::ManifestTooLarge`], [`Error::ManifestInvalid`], [`Error::DigestMismatch`], [`Error::ManifestBlobUnknown`],
+    /// [`Error::SizeMismatch`].
+    pub async fn put_manifest(
+        &self,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        reference: &Reference,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<StoredManifest> {
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(Error::ManifestTooLarge { max: MANIFEST_BYTES_MAX });
+        }
+        let digest = match reference {
+            Reference::Tag(_) => digest_of(Algorithm::Sha256, &bytes),
+            Reference::Digest(claimed) => Some(*claimed)
+                .filter(|claimed| digest_of(claimed.algorithm(), &bytes) == *claimed)
+                .ok_or(Error::DigestMismatch(*claimed))?,
+        };
+        let document = Document::parse(media_type, &bytes)?;
+        self.commit_with(|| async {
+            let mut batch = Batch::new();
+            self.require(&mut batch, repository, image, &document).await?;
+            self.renew_image(&mut batch, repository, image).await?;
+            self.add_manifest(&mut batch, repository, image, &digest, &document, &bytes);
+            if let Reference::Tag(tag) = reference {
+                self.point_tag(&mut batch, repository, image, tag, &digest).await?;
+            }
+            Ok((batch, ()))
+        })
+        .await?;
+        Ok(StoredManifest { digest, subject: document.subject })
+    }
+
+    /// Makes the batch depend on everything that the manifest needs being there, with the right sizes.
+    async fn require(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, document: &Document) -> Result<()> {
+        let row_of = |need: &Need| match need {
+            Need::Blob { digest, .. } => keys::link(repository, image, digest),
+            Need::Manifest { digest, .. } => keys::manifest(repository, image, digest),
+        };
+        let needed: Vec<_> = document.needs.iter().map(row_of).collect();
+        let blobs: Vec<_> = document.needs.iter().map(|need| keys::blob(need.digest())).collect();
+        let (rows, blobs) = (self.store.multi_get(&needed).await?, self.store.multi_get(&blobs).await?);
+        for (((need, key), row), blob) in document.needs.iter().zip(needed).zip(rows).zip(blobs) {
+            let row = row.ok_or(Error::ManifestBlobUnknown(*need.digest()))?;
+            let actual = match need {
+                Need::Manifest { .. } => WithBody::<Manifest>::decode(&row).ok_or_else(|| damaged(&key))?.body.len() as u64,
+                Need::Blob { digest, .. } => {
+                    let blob = blob.ok_or_else(|| damaged(&keys::blob(digest)))?;
+                    Blob::decode(&blob).ok_or_else(|| damaged(&keys::blob(digest)))?.size
+                }
+            };
+            if let Some(claimed) = need.size().filter(|claimed| *claimed != actual) {
+                return Err(Error::SizeMismatch { digest: *need.digest(), claimed, actual });
+            }
+            batch.expect(key, Some(row));
+        }
+        Ok(())
+    }
+
+    /// Gives the image's row a new revision, so that a deletion that has already looked loses, and creates it if need be.
+    async fn renew_image(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName) -> Result<()> {
+        let key = keys::image(repository, image);
+        let row = match get_record::<Image>(self.store.as_ref(), &key).await? {
+            Some((image, _)) => Image { revision: random_u64()?, ..image },
+            None => self.new_image()?,
+        };
+        batch.put_record(key, &row);
+        Ok(())
+    }
+
+    fn add_manifest(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, digest: &Digest, document: &Document, bytes: &Bytes) {
+        let children: Vec<Digest> = document.needs.iter().map(|need| *need.digest()).collect();
+        for child in &children {
+            batch.put(keys::parent_of(repository, image, child, digest), Bytes::new());
+        }
+        if let Some(subject) = &document.subject {
+            let referrer = Referrer {
+                media_type: document.media_type.clone(),
+                size: bytes.len() as u64,
+                artifact_type: document.artifact_type.clone(),
+                annotations: document.annotations.clone(),
+            };
+            batch.put_record(keys::referrer(repository, image, subject, digest), &referrer);
+        }
+        let record =
+            Manifest { media_type: document.media_type.clone(), children, subject: document.subject, created_ms: self.clock.now_ms() };
+        batch.put(keys::manifest(repository, image, digest), WithBody { record, body: bytes.clone() }.encode());
+    }
+
+    async fn point_tag(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tag: &Tag, digest: &Digest) -> Result<()> {
+        let key = keys::tag(repository, image, tag);
+        let before = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
+        if let Some((old, _)) = &before {
+            batch.delete(keys::tag_of(repository, image, &old.digest, tag));
+        }
+        batch.expect(key.clone(), before.map(|(_, seen)| seen));
+        batch.put_record(key, &records::Tag { digest: *digest, updated_ms: self.clock.now_ms() });
+        batch.put(keys::tag_of(repository, image, digest, tag), Bytes::new());
+        Ok(())
+    }
+
+    /// Removes a tag, or a manifest with all tags that point to it.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`]; [`Error::InUse`] if an index refers to the manifest.
+    pub async fn delete_manifest(&self, repository: &RepositoryKey, image: &ImageName, reference: &Reference) -> Result<()> {
+        match reference {
+            Reference::Tag(tag) => self.delete_tag(repository, image, tag).await,
+            Reference::Digest(digest) => {
+                while self.delete_manifest_and_tags(repository, image, digest).await? == Deleted::SomeTags {}
+                Ok(())
+            }
+        }
+    }
+
+    async fn delete_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
+        let key = keys::tag(repository, image, tag);
+        self.commit_with(|| async {
+            let row = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
+            let (row, seen) = row.ok_or_else(|| Error::ManifestUnknown(Reference::Tag(tag.clone())))?;
+            let mut batch = Batch::new();
+            batch.expect(key.clone(), Some(seen)).delete(key.clone()).delete(keys::tag_of(repository, image, &row.digest, tag));
+            Ok((batch, ()))
+        })
+        .await
+    }
+
+    async fn delete_manifest_and_tags(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Deleted> {
+        let key = keys::manifest(repository, image, digest);
+        self.commit_with(|| async {
+            let stored = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await?;
+            let (WithBody { record, .. }, seen) = stored.ok_or(Error::ManifestUnknown(Reference::Digest(*digest)))?;
+            let mut batch = Batch::new();
+            // Tags that come meanwhile renew the image's row, which this expects unchanged.
+            self.expect_unused(&mut batch, repository, image, digest).await?;
+            let tags = keys::tags_of(repository, image, digest);
+            let found = self.store.scan(&tags, None, TAGS_PER_COMMIT_MAX).await?;
+            for tag in found.iter().filter_map(|(tag, _)| tag.text_after(&tags)?.parse::<Tag>().ok()) {
+                batch.delete(keys::tag(repository, image, &tag)).delete(keys::tag_of(repository, image, digest, &tag));
+            }
+            if found.len() == TAGS_PER_COMMIT_MAX {
+                return Ok((batch, Deleted::SomeTags));
+            }
+            for child in &record.children {
+                batch.delete(keys::parent_of(repository, image, child, digest));
+            }
+            if let Some(subject) = &record.subject {
+                batch.delete(keys::referrer(repository, image, subject, digest));
+            }
+            batch.expect(key.clone(), Some(seen)).delete(key.clone());
+            if self.store.scan(&keys::manifests(repository, image), None, 2).await?.len() == 1 {
+                batch.delete(keys::image(repository, image));
+            } else {
+                self.renew_image(&mut batch, repository, image).await?;
+            }
+            Ok((batch, Deleted::Everything))
+        })
+        .await
+    }
+}
+
+/// How far a deletion got in one commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Deleted {
+    SomeTags,
+    Everything,
+}

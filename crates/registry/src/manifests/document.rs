@@ -1,0 +1,203 @@
+//! Reading a manifest: just enough to know what it is and what it needs.
+
+use std::collections::BTreeMap;
+
+use berth_names::Digest;
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// What the registry needs to know of a manifest.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Document {
+    pub(super) media_type: String,
+    pub(super) needs: Vec<Need>,
+    pub(super) subject: Option<Digest>,
+    pub(super) artifact_type: Option<String>,
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// Something that must be in the image before the manifest can be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Blob { digest: Digest, size: Option<u64> },
+    Manifest { digest: Digest, size: Option<u64> },
+}
+
+impl Need {
+    pub(super) fn digest(&self) -> &Digest {
+        match self {
+            Self::Blob { digest, .. } | Self::Manifest { digest, .. } => digest,
+        }
+    }
+
+    pub(super) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Blob { size, .. } | Self::Manifest { size, .. } => *size,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: Option<String>,
+    digest: Digest,
+    size: Option<u64>,
+    urls: Option<Vec<String>>,
+}
+
+impl Document {
+    /// Reads a manifest that was sent as `media_type`.
+    pub(super) fn parse(media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
+        let wire: Wire = serde_json::from_slice(bytes).map_err(|error| Error::ManifestInvalid(error.to_string()))?;
+        if wire.schema_version != Some(2) {
+            return invalid("schemaVersion must be 2; images of docker 1.9 and older belong into a V1 repository");
+        }
+        let media_type = agreed_media_type(media_type, wire.media_type.as_deref())?;
+        // A document that reads as both kinds could be shown to one client as one thing and to another as the other.
+        if wire.manifests.is_some() && (wire.layers.is_some() || wire.config.is_some()) {
+            return invalid("a manifest has either layers or manifests");
+        }
+        let config_type = wire.config.as_ref().and_then(|config| config.media_type.clone());
+        let needs = match (media_type.as_str(), wire.config, wire.layers, wire.manifests) {
+            (DOCKER_MANIFEST | OCI_MANIFEST, Some(config), Some(layers), None) => {
+                let local = layers.into_iter().filter(|layer| !is_foreign(layer));
+                std::iter::once(config).chain(local).map(|d| Need::Blob { digest: d.digest, size: d.size }).collect()
+            }
+            (DOCKER_LIST | OCI_INDEX, None, None, Some(manifests)) => {
+                manifests.into_iter().map(|d| Need::Manifest { digest: d.digest, size: d.size }).collect()
+            }
+            (DOCKER_MANIFEST | OCI_MANIFEST, ..) => return invalid("an image manifest has a config and layers"),
+            (DOCKER_LIST | OCI_INDEX, ..) => return invalid("an index has manifests"),
+            _ => return invalid("the media type is none of Docker's and OCI's manifests and indexes"),
+        };
+        Ok(Self {
+            media_type,
+            needs,
+            subject: wire.subject.map(|subject| subject.digest),
+            artifact_type: wire.artifact_type.or(config_type),
+            annotations: wire.annotations.unwrap_or_default(),
+        })
+    }
+}
+
+fn invalid<T>(why: &str) -> Result<T> {
+    Err(Error::ManifestInvalid(why.to_owned()))
+}
+
+/// Header and document must agree, or the same digest could be read as different things.
+fn agreed_media_type(header: Option<&str>, document: Option<&str>) -> Result<String> {
+    let header = header.map(|text| text.split(';').next().unwrap_or_default().trim()).filter(|text| !text.is_empty());
+    match (header, document) {
+        (Some(header), Some(document)) if header != document => invalid("Content-Type and mediaType differ"),
+        (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type.to_owned()),
+        (None, None) => invalid("neither Content-Type nor mediaType says what it is"),
+    }
+}
+
+/// A layer that is fetched from elsewhere: we store what its descriptor says and never look there.
+fn is_foreign(layer: &Descriptor) -> bool {
+    let marked = layer.media_type.as_deref().is_some_and(|text| text.contains("foreign") || text.contains("nondistributable"));
+    marked && layer.urls.as_ref().is_some_and(|urls| !urls.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn digest(byte: u8) -> String {
+        Digest::sha256([byte; 32]).to_string()
+    }
+
+    fn image() -> String {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{DOCKER_MANIFEST}","config":{{"mediaType":"c/t","digest":"{}","size":1}},"layers":[{{"digest":"{}","size":2}}]}}"#,
+            digest(1),
+            digest(2)
+        )
+    }
+
+    #[test]
+    fn an_image_needs_its_config_and_its_layers() {
+        let document = Document::parse(Some(DOCKER_MANIFEST), image().as_bytes()).unwrap();
+        let needed: Vec<String> = document.needs.iter().map(|need| need.digest().to_string()).collect();
+        assert_eq!(needed, [digest(1), digest(2)]);
+        assert_eq!(document.artifact_type.as_deref(), Some("c/t"));
+    }
+
+    #[test]
+    fn an_index_needs_its_manifests() {
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":7}}]}}"#, digest(3));
+        let document = Document::parse(Some(OCI_INDEX), text.as_bytes()).unwrap();
+        assert!(matches!(document.needs.as_slice(), [Need::Manifest { size: Some(7), .. }]));
+    }
+
+    #[test]
+    fn a_foreign_layer_is_not_needed() {
+        let text = image().replace(
+            r#""layers":["#,
+            &format!(r#""layers":[{{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{}","size":9,"urls":["https://example.com/x"]}},"#, digest(9)),
+        );
+        assert_eq!(Document::parse(Some(DOCKER_MANIFEST), text.as_bytes()).unwrap().needs.len(), 2);
+    }
+
+    #[test]
+    fn what_is_ambiguous_or_not_a_manifest_is_refused() {
+        let both = image().replace(r#""layers""#, r#""manifests":[],"layers""#);
+        let negative = image().replace(r#""size":1"#, r#""size":-1"#);
+        let twice = image().replace(r#""layers""#, r#""config":{"digest":"x"},"layers""#);
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for (media_type, text) in [
+            (Some(DOCKER_MANIFEST), both.as_str()),
+            (Some(DOCKER_MANIFEST), negative.as_str()),
+            (Some(DOCKER_MANIFEST), twice.as_str()),
+            (Some(DOCKER_MANIFEST), deep.as_str()),
+            (Some(OCI_MANIFEST), image().as_str()),
+            (Some(DOCKER_LIST), &image().replace(DOCKER_MANIFEST, DOCKER_LIST)),
+            (Some(DOCKER_MANIFEST), &image().replace("sha256:", "sha256:0")),
+            (Some(DOCKER_MANIFEST), &image().replace(r#""schemaVersion":2"#, r#""schemaVersion":1"#)),
+            (Some("application/json"), &image().replace(DOCKER_MANIFEST, "application/json")),
+            (None, r#"{"schemaVersion":2}"#),
+            (Some(DOCKER_MANIFEST), "{"),
+            (Some(DOCKER_MANIFEST), "\u{feff}{}"),
+            (Some(DOCKER_MANIFEST), ""),
+            (Some(DOCKER_MANIFEST), "NaN"),
+        ] {
+            assert!(matches!(Document::parse(media_type, text.as_bytes()), Err(Error::ManifestInvalid(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_document_says_what_it_is_if_the_header_does_not() {
+        assert_eq!(Document::parse(None, image().as_bytes()).unwrap().media_type, DOCKER_MANIFEST);
+        assert!(Document::parse(Some(&format!("{DOCKER_MANIFEST}; charset=utf-8")), image().as_bytes()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Document::parse(Some(OCI_MANIFEST), &bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Docker Registry V1: images that are one layer and one JSON each, chained by parent, found by tags.
+//!
+//! An image goes through three states: its JSON is stored, its layer is stored, a checksum matched. Only then can it be
+//! pulled, tagged, or built upon; from then on it never changes. Until then a repeated push overwrites it.
+//! Ids are chosen by clients, so they mean something only within their repository.
+
+mod images;
+mod search;
+mod sums;
+mod tags;
+mod tar;
+
+pub use berth_storage::v1::{ImageId, InvalidImageId};
+pub use images::{IMAGE_JSON_BYTES_MAX, ImageContent};
+pub use search::SearchPage;
+pub use tags::TagRecord;

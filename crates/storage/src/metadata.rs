@@ -1,0 +1,96 @@
+//! The metadata store: ordered keys, point reads, prefix scans, and one kind of write, the conditional batch.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::keys::{Key, Prefix};
+use crate::records::Record;
+use crate::{Error, Result};
+
+/// Named state: ordered keys and values, changed only by conditional, atomic batches.
+///
+/// The conditions of a batch are all the concurrency control there is, so that the same domain code is
+/// correct on one embedded engine and on a distributed one behind many backends.
+#[async_trait]
+pub trait MetadataStore: Send + Sync {
+    /// The value under a key, if any.
+    async fn get(&self, key: &Key) -> Result<Option<Bytes>>;
+
+    /// The values under several keys, in the order asked.
+    async fn multi_get(&self, keys: &[Key]) -> Result<Vec<Option<Bytes>>>;
+
+    /// Up to `limit` entries whose key starts with `prefix`, in key order, beginning behind `after` if given.
+    ///
+    /// `after` need not exist, and may lie before the prefix.
+    async fn scan(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Bytes)>>;
+
+    /// Applies the batch whole.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if an expectation does not hold; nothing was changed then.
+    async fn commit(&self, batch: Batch) -> Result<()>;
+}
+
+/// When a committed batch is safe from power loss. Either way it is visible at once, and survives the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Before the commit returns. For everything that a client is told has happened.
+    #[default]
+    Synced,
+    /// With the next synced commit. For bookkeeping whose loss costs a client at most a repeated upload.
+    Deferred,
+}
+
+/// A conditional, atomic change: if every expectation holds, all deletes and puts happen.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(crate) expect: Vec<(Key, Option<Bytes>)>,
+    pub(crate) put: Vec<(Key, Bytes)>,
+    pub(crate) delete: Vec<Key>,
+    pub(crate) durability: Durability,
+}
+
+impl Batch {
+    /// An empty batch that is durable when its commit returns.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty batch that becomes durable with the next synced one.
+    pub fn deferred() -> Self {
+        Self { durability: Durability::Deferred, ..Self::default() }
+    }
+
+    /// The batch applies only if `key` holds exactly `value` (`None`: is absent).
+    pub fn expect(&mut self, key: Key, value: Option<Bytes>) -> &mut Self {
+        self.expect.push((key, value));
+        self
+    }
+
+    /// Stores `value` under `key`.
+    pub fn put(&mut self, key: Key, value: Bytes) -> &mut Self {
+        self.put.push((key, value));
+        self
+    }
+
+    /// Stores a record under `key`.
+    pub fn put_record<R: Record>(&mut self, key: Key, record: &R) -> &mut Self {
+        self.put(key, record.encode())
+    }
+
+    /// Removes `key`, whether or not it is there.
+    pub fn delete(&mut self, key: Key) -> &mut Self {
+        self.delete.push(key);
+        self
+    }
+}
+
+/// The record under a key, and the exact bytes it was read from, for [`Batch::expect`].
+///
+/// # Errors
+/// [`Error::Damaged`] if the bytes are no such record.
+pub async fn get_record<R: Record>(store: &dyn MetadataStore, key: &Key) -> Result<Option<(R, Bytes)>> {
+    let Some(bytes) = store.get(key).await? else { return Ok(None) };
+    let record = R::decode(&bytes).ok_or_else(|| Error::Damaged(key.to_string()))?;
+    Ok(Some((record, bytes)))
+}

@@ -1,0 +1,256 @@
+//! Every value there is. One version byte, then JSON, then for some the bytes that a client sent.
+//!
+//! JSON, because an operator can read it in a dump, unknown fields of a later minor version are kept out of the way,
+//! and parsing a record of this size costs less than finding it.
+
+use std::collections::BTreeMap;
+
+use berth_names::{Digest, ImageName, RepositoryKey};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::blobs::DataId;
+
+/// The version that this build writes in front of every record.
+const RECORD_VERSION: u8 = 1;
+
+/// Something that is stored under a key.
+pub trait Record: Sized {
+    /// The stored form.
+    fn encode(&self) -> Bytes;
+
+    /// Reads the stored form, or `None` if it is none.
+    fn decode(bytes: &Bytes) -> Option<Self>;
+}
+
+/// A record with content behind it: four bytes for the length of the JSON, the JSON, the content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithBody<R> {
+    /// The record.
+    pub record: R,
+    /// The content, as received.
+    pub body: Bytes,
+}
+
+fn encode_json<T: Serialize>(value: &T) -> Vec<u8> {
+    // Our records hold text, numbers and maps with text keys: serialising them cannot fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+impl<R: Serialize + DeserializeOwned> Record for WithBody<R> {
+    fn encode(&self) -> Bytes {
+        let json = encode_json(&self.record);
+        let mut bytes = BytesMut::with_capacity(5 + json.len() + self.body.len());
+        bytes.put_u8(RECORD_VERSION);
+        bytes.put_u32_le(u32::try_from(json.len()).unwrap_or(u32::MAX));
+        bytes.put_slice(&json);
+        bytes.put_slice(&self.body);
+        bytes.freeze()
+    }
+
+    fn decode(bytes: &Bytes) -> Option<Self> {
+        let (version, rest) = bytes.split_first()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let json = rest.get(..length)?;
+        let record = (*version == RECORD_VERSION).then(|| serde_json::from_slice(json).ok())??;
+        Some(Self { record, body: bytes.slice(5 + length..) })
+    }
+}
+
+/// Implements [`Record`] as a version byte and JSON.
+macro_rules! json_records {
+    ($($name:ty),*) => {$(
+        impl Record for $name {
+            fn encode(&self) -> Bytes {
+                let mut bytes = vec![RECORD_VERSION];
+                bytes.extend(encode_json(self));
+                bytes.into()
+            }
+
+            fn decode(bytes: &Bytes) -> Option<Self> {
+                let (version, json) = bytes.split_first()?;
+                (*version == RECORD_VERSION).then(|| serde_json::from_slice(json).ok())?
+            }
+        }
+    )*};
+}
+
+json_records!(Blob, Image, Referrer, Tag, User, v1::Image, v1::Tag);
+
+/// Where a blob's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// Length in bytes.
+    pub size: u64,
+    /// Where.
+    pub place: Place,
+    /// Counts up whenever the blob gets another user, so that a collector that saw none loses its compare-and-set.
+    pub revision: u64,
+}
+
+/// The two places a blob's bytes can be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// In the metadata store, under [`keys::small_blob`](crate::keys::small_blob).
+    Small,
+    /// In the blob store.
+    Data(DataId),
+}
+
+/// An image of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// When something was first pushed to it, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Changes with every commit that adds or removes something a deletion must know of.
+    pub revision: u64,
+}
+
+/// A manifest; its body is the bytes that were pushed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The media type it was pushed with, and is served with.
+    pub media_type: String,
+    /// Everything it refers to that must stay as long as it does: config, layers, children.
+    pub children: Vec<Digest>,
+    /// The manifest it is about, if it says so.
+    pub subject: Option<Digest>,
+    /// When it was pushed, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// What the referrers list says about one manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Referrer {
+    /// Its media type.
+    pub media_type: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its artifact type, or the media type of its config.
+    pub artifact_type: Option<String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a tag points to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tag {
+    /// The manifest.
+    pub digest: Digest,
+    /// When it last moved, in milliseconds since 1970.
+    pub updated_ms: u64,
+}
+
+/// An open upload; its body is what was received so far, as long as that is small and `data` is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// The repository it was opened in; it can be used nowhere else.
+    pub repository: RepositoryKey,
+    /// The image it was opened in; it can be used nowhere else.
+    pub image: ImageName,
+    /// Who opened it; nobody else can use it. `None` is an anonymous user.
+    pub owner: Option<String>,
+    /// Where the bytes are, once there are too many for the record.
+    pub data: Option<DataId>,
+    /// How many bytes were received and are safe.
+    pub offset: u64,
+    /// The state of the SHA-256 of those bytes, in hexadecimal, so that a resumed upload is not read again.
+    pub sha256_state: String,
+    /// When it was opened, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// When bytes last came, in milliseconds since 1970.
+    pub touched_ms: u64,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// argon2id in PHC string form.
+    pub password_hash: String,
+    /// May do everything.
+    pub admin: bool,
+}
+
+/// Records that only Docker V1 has.
+pub mod v1 {
+    use super::{Deserialize, Digest, Serialize};
+    use crate::v1::ImageId;
+
+    /// A V1 image; its JSON is stored beside it.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Image {
+        /// The image below, if any.
+        pub parent: Option<ImageId>,
+        /// SHA-256 of the JSON as received: tells whether a layer that is being stored still belongs to it.
+        pub json_digest: Digest,
+        /// Length of the JSON in bytes.
+        pub json_size: u64,
+        /// The layer, once it is stored.
+        pub layer: Option<Layer>,
+        /// Checksums that the client announced before the layer was there.
+        pub announced: Vec<String>,
+        /// A checksum matched: the image can be pulled, and can't be changed any more.
+        pub complete: bool,
+        /// When its JSON first came, in milliseconds since 1970.
+        pub created_ms: u64,
+    }
+
+    /// The layer of a V1 image.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Layer {
+        /// The blob that holds it: the digest of the bytes as received.
+        pub digest: Digest,
+        /// Length in bytes, as received.
+        pub size: u64,
+        /// The digest of the uncompressed tar, if it could be computed.
+        pub diff_id: Option<Digest>,
+        /// Every checksum that a client may claim for it, as it stands in the header.
+        pub checksums: Vec<String>,
+    }
+
+    /// What a V1 tag points to.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Tag {
+        /// The V1 image.
+        pub id: ImageId,
+        /// When it last moved, in milliseconds since 1970.
+        pub updated_ms: u64,
+        /// The `User-Agent` of the client that moved it, from which the protocol's push information is made.
+        pub user_agent: String,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_version_is_refused_rather_than_guessed_at() {
+        let user = User { password_hash: "x".into(), admin: true };
+        let mut bytes = user.encode().to_vec();
+        assert_eq!(User::decode(&bytes.clone().into()), Some(user));
+        bytes[0] = RECORD_VERSION + 1;
+        assert_eq!(User::decode(&bytes.into()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_come_back_byte_for_byte(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let record = WithBody { record: Image { created_ms: 7, revision: 1 }, body: Bytes::from(body) };
+            prop_assert_eq!(WithBody::<Image>::decode(&record.encode()), Some(record));
+        }
+
+        #[test]
+        fn damage_is_an_absence_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let bytes = Bytes::from(bytes);
+            let _ = WithBody::<Manifest>::decode(&bytes);
+            let _ = Blob::decode(&bytes);
+            let _ = v1::Image::decode(&bytes);
+        }
+    }
+}

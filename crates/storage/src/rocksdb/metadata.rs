@@ -1,0 +1,312 @@
+//! The metadata store on RocksDB.
+//!
+//! Reads go straight to the database. Writes go through one committer thread: it takes every batch that is waiting,
+//! checks each against the database and against the batches before it, and writes all that passed with one synced
+//! write. That is the group commit and the compare-and-set in one place, without a lock.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::keys::{self, Key, Prefix};
+use crate::metadata::{Batch, Durability, MetadataStore};
+use crate::{Error, Result};
+
+/// The format of keys and records that this build reads and writes.
+const FORMAT: u32 = 1;
+
+/// Memory for cached blocks of both column families, in bytes.
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+
+/// Memory for writes that are not in a table file yet, over both column families, in bytes.
+const WRITE_BUFFERS_BYTES: usize = 32 << 20;
+
+/// The write-ahead log is cut when it gets longer than this, in bytes: bounds the time that opening after a crash takes.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+
+/// Table files kept open at once.
+const OPEN_FILES_MAX: i32 = 512;
+
+/// Batches that may wait for the committer before their callers do.
+const QUEUE_BATCHES_MAX: usize = 1024;
+
+/// Batches that share one synced write.
+const GROUP_BATCHES_MAX: usize = 256;
+
+/// Bytes after which a group is written even if more batches wait.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// The column family of content; records are in the default one.
+const CONTENT: &str = "content";
+
+/// Entries that are read ahead of the caller's limit, as a sanity bound on one scan.
+const SCAN_ENTRIES_MAX: usize = 10_000;
+
+pub(super) struct RocksMetadata {
+    db: Arc<DB>,
+    queue: Option<mpsc::Sender<Request>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+struct Request {
+    batch: Batch,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+impl RocksMetadata {
+    /// Opens the database and returns it with the number of this run, which no earlier run had.
+    pub(super) fn open(path: &Path) -> Result<(Self, u32)> {
+        std::fs::create_dir_all(path).map_err(|error| Error::Engine(format!("{}: {error}", path.display())))?;
+        let db = Arc::new(open_database(path)?);
+        let run = begin_run(&db)?;
+        let (queue, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
+        let for_thread = Arc::clone(&db);
+        let committer = std::thread::Builder::new()
+            .name("berth-committer".into())
+            .spawn(move || commit_forever(&for_thread, requests))
+            .map_err(|error| Error::Engine(format!("committer thread: {error}")))?;
+        Ok((Self { db, queue: Some(queue), committer: Some(committer) }, run))
+    }
+}
+
+/// Waits until every queued batch is written, then makes the deferred ones durable too.
+impl Drop for RocksMetadata {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(committer) = self.committer.take() {
+            let _ = committer.join();
+        }
+        if let Err(error) = self.db.flush_wal(true) {
+            tracing::error!(%error, "the write-ahead log could not be synced at shutdown");
+        }
+    }
+}
+
+#[async_trait]
+impl MetadataStore for RocksMetadata {
+    // Reads run on the caller's thread: a cached get takes microseconds, less than handing it to another thread would.
+    async fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        get(&self.db, key)
+    }
+
+    async fn multi_get(&self, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
+        keys.iter().map(|key| get(&self.db, key)).collect()
+    }
+
+    async fn scan(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Bytes)>> {
+        let start = after.map_or(prefix.as_bytes(), |key| key.as_bytes().max(prefix.as_bytes()));
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(rocksdb::PrefixRange(prefix.as_bytes()));
+        // The lower bound moves behind what was already seen; the upper bound stays the end of the prefix.
+        options.set_iterate_lower_bound(start);
+        let family = family_of(&self.db, &Key::from_engine(prefix.as_bytes()))?;
+        let mut found = Vec::with_capacity(limit.min(SCAN_ENTRIES_MAX));
+        for entry in self.db.iterator_cf_opt(family, options, IteratorMode::From(start, Direction::Forward)) {
+            if found.len() >= limit.min(SCAN_ENTRIES_MAX) {
+                break;
+            }
+            let (key, value) = entry?;
+            if after.is_none_or(|after| *key > *after.as_bytes()) {
+                found.push((Key::from_engine(&key), Bytes::from(value)));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(Request { batch, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+fn closed() -> Error {
+    Error::Engine("the store is closed".into())
+}
+
+impl From<rocksdb::Error> for Error {
+    fn from(error: rocksdb::Error) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+fn family_of<'db>(db: &'db DB, key: &Key) -> Result<&'db ColumnFamily> {
+    let name = if key.holds_content() { CONTENT } else { rocksdb::DEFAULT_COLUMN_FAMILY_NAME };
+    db.cf_handle(name).ok_or_else(|| Error::Engine(format!("column family {name} is missing")))
+}
+
+fn get(db: &DB, key: &Key) -> Result<Option<Bytes>> {
+    Ok(db.get_cf(family_of(db, key)?, key.as_bytes())?.map(Bytes::from))
+}
+
+fn open_database(path: &Path) -> Result<DB> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(4);
+
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    let family = |name: &str| {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&cache);
+        table.set_bloom_filter(10.0, false);
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 4);
+        ColumnFamilyDescriptor::new(name, options)
+    };
+    let families = [family(rocksdb::DEFAULT_COLUMN_FAMILY_NAME), family(CONTENT)];
+    Ok(DB::open_cf_descriptors(&options, path, families)?)
+}
+
+/// Checks the format, or records it in a new store, and counts the run up.
+fn begin_run(db: &DB) -> Result<u32> {
+    let number = |key: &Key| -> Result<Option<u32>> {
+        let Some(value) = get(db, key)? else { return Ok(None) };
+        let bytes = value.as_ref().try_into().map_err(|_| Error::Damaged(key.to_string()))?;
+        Ok(Some(u32::from_be_bytes(bytes)))
+    };
+    match number(&keys::format())? {
+        Some(found) if found > FORMAT => return Err(Error::NewerFormat { found, known: FORMAT }),
+        _ => {}
+    }
+    let run = number(&keys::run())?.unwrap_or(0).checked_add(1).ok_or_else(|| Error::Engine("run number exhausted".into()))?;
+    let mut batch = WriteBatch::default();
+    batch.put(keys::format().as_bytes(), FORMAT.to_be_bytes());
+    batch.put(keys::run().as_bytes(), run.to_be_bytes());
+    db.write_opt(batch, &synced(true))?;
+    Ok(run)
+}
+
+fn synced(sync: bool) -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(sync);
+    options
+}
+
+/// Runs until every sender is gone.
+fn commit_forever(db: &DB, mut requests: mpsc::Receiver<Request>) {
+    while let Some(first) = requests.blocking_recv() {
+        let mut group = Group::new(db);
+        group.add(first);
+        while !group.is_full() {
+            match requests.try_recv() {
+                Ok(request) => group.add(request),
+                Err(_) => break,
+            }
+        }
+        group.write();
+    }
+}
+
+/// Batches that share one write. Later ones see what earlier ones will have done.
+struct Group<'db> {
+    db: &'db DB,
+    write: WriteBatch,
+    sync: bool,
+    pending: HashMap<Key, Option<Bytes>>,
+    accepted: Vec<oneshot::Sender<Result<()>>>,
+}
+
+impl<'db> Group<'db> {
+    fn new(db: &'db DB) -> Self {
+        Self { db, write: WriteBatch::default(), sync: false, pending: HashMap::new(), accepted: Vec::new() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.accepted.len() >= GROUP_BATCHES_MAX || self.write.size_in_bytes() >= GROUP_BYTES_MAX
+    }
+
+    /// Takes the batch in, or tells its caller at once why not.
+    ///
+    /// A caller that has gone away gets its batch committed all the same: it may already have made others depend on it.
+    fn add(&mut self, Request { batch, reply }: Request) {
+        match self.stage(batch) {
+            Ok(()) => self.accepted.push(reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn stage(&mut self, batch: Batch) -> Result<()> {
+        for (key, expected) in &batch.expect {
+            let holds = match self.pending.get(key) {
+                Some(pending) => pending == expected,
+                None => get(self.db, key)? == *expected,
+            };
+            if !holds {
+                return Err(Error::Conflict);
+            }
+        }
+        // Resolve every family first, so that nothing can fail half way through.
+        let records = family_of(self.db, &keys::format())?;
+        let content = self.db.cf_handle(CONTENT).ok_or_else(closed)?;
+        let family = |key: &Key| if key.holds_content() { content } else { records };
+        for key in batch.delete {
+            self.write.delete_cf(family(&key), key.as_bytes());
+            self.pending.insert(key, None);
+        }
+        for (key, value) in batch.put {
+            self.write.put_cf(family(&key), key.as_bytes(), &value);
+            self.pending.insert(key, Some(value));
+        }
+        self.sync |= batch.durability == Durability::Synced;
+        Ok(())
+    }
+
+    fn write(self) {
+        let outcome = self.db.write_opt(self.write, &synced(self.sync));
+        for reply in self.accepted {
+            // The caller may have gone away; its batch is written all the same.
+            let _ = reply.send(outcome.clone().map_err(Error::from));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(RocksMetadata::open(directory.path()).unwrap());
+        let db = open_database(directory.path()).unwrap();
+        db.put(keys::format().as_bytes(), (FORMAT + 1).to_be_bytes()).unwrap();
+        drop(db);
+        let refused = RocksMetadata::open(directory.path()).err();
+        assert!(matches!(refused, Some(Error::NewerFormat { found, known }) if found == FORMAT + 1 && known == FORMAT));
+    }
+
+    #[test]
+    fn every_run_has_its_own_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let runs: Vec<u32> = (0..3).map(|_| RocksMetadata::open(directory.path()).unwrap().1).collect();
+        assert_eq!(runs, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = RocksMetadata::open(directory.path()).unwrap();
+        assert!(RocksMetadata::open(directory.path()).is_err());
+        drop(first);
+    }
+}
