@@ -1,2 +1,182 @@
-//! Placeholder.
-fn main() {}
+//! `berth-backend`: the repository API over an embedded store.
+
+mod config;
+mod http;
+mod server;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use berth_registry::access::{Passwords, random_password};
+use berth_registry::{Clock, Registry, Repositories, Repository};
+use berth_storage::rocksdb::{self, Stores};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use config::Config;
+
+/// The user that the first start creates.
+const ADMIN: &str = "admin";
+
+/// Uploads that nobody has sent bytes to for this long are forgotten, in milliseconds.
+const UPLOAD_AGE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
+/// How often that is looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Problems that `check` prints before it only counts them.
+const PROBLEMS_SHOWN_MAX: usize = 100;
+
+#[derive(Parser)]
+#[command(name = "berth-backend", version, about = "Berth's repository API: Docker Registry V1 and V2 over an embedded store")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API until told to stop.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// On first start, take the password of `admin` from this file instead of making one up.
+        #[arg(long)]
+        admin_password_file: Option<PathBuf>,
+    },
+    /// Check the configuration, then every digest and reference in the store. The backend must not be running.
+    Check {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Check the configuration only.
+        #[arg(long)]
+        config_only: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("berth-backend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("berth-backend").build()?;
+    let code = match command {
+        Command::Serve { config, admin_password_file } => {
+            runtime.block_on(serve(Config::load(&config)?, admin_password_file.as_deref())).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Check { config, config_only } => {
+            let config = Config::load(&config)?;
+            println!("configuration ok: {} repositories", config.repositories.len());
+            if config_only { Ok(ExitCode::SUCCESS) } else { runtime.block_on(check(&config)) }
+        }
+    };
+    // A file read that is still under way must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    code
+}
+
+fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
+    let stores = rocksdb::open(&config.data_dir)
+        .with_context(|| format!("can't open the store in {} (is another backend running on it?)", config.data_dir.display()))?;
+    let repositories: Repositories = config.repositories.iter().cloned().map(Repository::from).collect();
+    let registry = Registry::new(&stores, repositories, Clock::system());
+    Ok((stores, registry))
+}
+
+async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stores, registry) = open(&config)?;
+    let passwords = Passwords::new(Arc::clone(&stores.metadata), Clock::system())?;
+    create_admin(&passwords, admin_password_file).await?;
+
+    let listeners = server::bind(&config.listen).await?;
+    let housekeeping = tokio::spawn(keep_house(registry.clone()));
+    println!("berth-backend ready");
+    std::io::stdout().flush()?;
+
+    let service = http::Service::new(registry, passwords, config.trusted_proxies);
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new connections, waiting for transfers under way");
+    };
+    server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
+    housekeeping.abort();
+    let _ = housekeeping.await;
+    // Dropping the stores waits for queued commits and syncs the log.
+    drop(stores);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// On first start there must be somebody who can log in, with a password nobody else knows.
+async fn create_admin(passwords: &Passwords, password_file: Option<&Path>) -> anyhow::Result<()> {
+    if passwords.any_user().await? {
+        return Ok(());
+    }
+    let (password, from_file) = match password_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("can't read the admin password from {}", path.display()))?;
+            let text = text.trim().to_owned();
+            anyhow::ensure!(!text.is_empty(), "the admin password file {} is empty", path.display());
+            (text, true)
+        }
+        None => (random_password()?, false),
+    };
+    if passwords.create_first_admin(ADMIN, &password).await? && !from_file {
+        println!("admin password: {password}   (shown once; user \"{ADMIN}\")");
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+/// What needs doing beside serving: the sweep after a crash, and forgetting abandoned uploads.
+async fn keep_house(registry: Registry) {
+    match registry.sweep_data().await {
+        Ok(0) => {}
+        Ok(swept) => tracing::info!(swept, "data that a crash had left was deleted"),
+        Err(error) => tracing::error!(%error, "the sweep failed"),
+    }
+    let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
+    loop {
+        interval.tick().await;
+        match registry.expire_uploads(UPLOAD_AGE_MS_MAX).await {
+            Ok(0) => {}
+            Ok(expired) => tracing::info!(expired, "abandoned uploads were forgotten"),
+            Err(error) => tracing::error!(%error, "abandoned uploads could not be looked at"),
+        }
+    }
+}
+
+async fn check(config: &Config) -> anyhow::Result<ExitCode> {
+    let (_stores, registry) = open(config)?;
+    let report = registry.check().await?;
+    for problem in report.problems.iter().take(PROBLEMS_SHOWN_MAX) {
+        println!("problem: {problem}");
+    }
+    let seen = format!("{} blobs with {} bytes hashed, {} names followed", report.blobs, report.bytes, report.names);
+    if report.problems.is_empty() {
+        println!("{seen}: no problems found");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("{seen}: {} problems found", report.problems.len());
+        Ok(ExitCode::FAILURE)
+    }
+}

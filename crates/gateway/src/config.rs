@@ -163,11 +163,17 @@ fn listeners(bindings: Vec<Spanned<BindingTable>>, directory: &Path, problems: &
 fn add(listener: &mut ListenerConfig, binding: &BindingTable, certificate: Option<Arc<CertifiedKey>>, problems: &mut Problems<'_>) {
     let address = listener.address;
     if listener.scheme != binding.scheme() {
-        problems.add(binding.listen.span(), format!("{address} has a binding with TLS and one with `plain_http`: an address speaks one of them"));
+        problems.add(
+            binding.listen.span(),
+            format!("{address} has a binding with TLS and one with `plain_http`: an address speaks one of them"),
+        );
     } else if listener.bindings.bind(binding.server_name(), binding.repository.clone()).is_err() {
         let (span, message) = match &binding.server_name {
             Some(name) => (name.span(), format!("{address} is bound to server_name {:?} already", name.get_ref().as_ref().host())),
-            None => (binding.listen.span(), format!("{address} is bound already: give each of its bindings another `server_name`, or this one another `listen`")),
+            None => (
+                binding.listen.span(),
+                format!("{address} is bound already: give each of its bindings another `server_name`, or this one another `listen`"),
+            ),
         };
         problems.add(span, message);
     }
@@ -189,7 +195,10 @@ fn refuse_overlap(listeners: &[ListenerConfig], address: SocketAddr, binding: &B
             && address.port() != 0
     };
     if let Some(other) = listeners.iter().find(|listener| overlaps(listener.address)) {
-        problems.add(binding.listen.span(), format!("{address} overlaps with {} of another binding: write the same address in both", other.address));
+        problems.add(
+            binding.listen.span(),
+            format!("{address} overlaps with {} of another binding: write the same address in both", other.address),
+        );
     }
 }
 

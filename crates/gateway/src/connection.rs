@@ -101,7 +101,9 @@ pub(crate) async fn serve(
     };
     match stream {
         Ok(Ok(Some(stream))) => serve_requests(stream, &connection, &proxy, &shutdown).await,
-        Ok(Ok(None)) => debug!(client.address = %connection.client, scheme = connection.listener.scheme.as_str(), "client spoke the wrong protocol"),
+        Ok(Ok(None)) => {
+            debug!(client.address = %connection.client, scheme = connection.listener.scheme.as_str(), "client spoke the wrong protocol")
+        }
         // Port scans, health checks and clients that don't trust us: nothing an operator could act on.
         Ok(Err(error)) => debug!(client.address = %connection.client, %error, "handshake failed"),
         Err(_) => debug!(client.address = %connection.client, "handshake took too long"),

@@ -13,18 +13,19 @@ pub const HEADER_FIELDS_MAX: usize = 100;
 /// Longest head of a request, in bytes: request line and header fields. Tokens and cookies stay far below.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Checks the head of a request: request line, header fields and empty line, each with its line end.
+/// Checks the head of a request (request line, header fields and empty line, each with its line end) and gives back
+/// its request target. Pingora's own copy of that has lost the fragment, which is not legal and hence not to be ignored.
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub fn check(head: &[u8]) -> Result<(), Refusal> {
+pub fn check(head: &[u8]) -> Result<&[u8], Refusal> {
     if head.len() > HEAD_BYTES_MAX {
         return Err(Refusal::HeadTooLarge);
     }
     let mut fields = 0;
     let (mut has_length, mut is_chunked) = (false, false);
     let mut lines = head.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r\n").ok_or(Refusal::Malformed));
-    let _request_line = lines.next().transpose()?;
+    let target = lines.next().transpose()?.and_then(request_target).ok_or(Refusal::Malformed)?;
     for line in lines {
         let line = line?;
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
@@ -46,7 +47,14 @@ pub fn check(head: &[u8]) -> Result<(), Refusal> {
     if fields > HEADER_FIELDS_MAX {
         return Err(Refusal::HeadTooLarge);
     }
-    if has_length && is_chunked { Err(Refusal::Framing) } else { Ok(()) }
+    if has_length && is_chunked { Err(Refusal::Framing) } else { Ok(target) }
+}
+
+/// What stands between method and version.
+fn request_target(line: &[u8]) -> Option<&[u8]> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let (_method, target, _version) = (words.next()?, words.next()?, words.next()?);
+    words.next().is_none().then_some(target)
 }
 
 #[cfg(test)]
@@ -56,12 +64,26 @@ mod tests {
     use super::*;
 
     fn check_fields(fields: &str) -> Result<(), Refusal> {
-        check(format!("PUT /v2/a HTTP/1.1\r\nHost: a:5000\r\n{fields}\r\n").as_bytes())
+        check(format!("PUT /v2/a HTTP/1.1\r\nHost: a:5000\r\n{fields}\r\n").as_bytes()).map(|_| ())
+    }
+
+    #[test]
+    fn the_target_is_what_was_sent() {
+        assert_eq!(check(b"GET /v2/a?b=c#d HTTP/1.1\r\n\r\n"), Ok(&b"/v2/a?b=c#d"[..]));
+        for bad in ["", "\r\n", "\r\nGET / HTTP/1.1\r\n", "GET /\r\n", "GET / a HTTP/1.1\r\n", "GET  / HTTP/1.1\r\n"] {
+            assert_eq!(check(bad.as_bytes()), Err(Refusal::Malformed), "{bad:?}");
+        }
     }
 
     #[test]
     fn a_body_has_one_length() {
-        for good in ["", "Content-Length: 5\r\n", "transfer-encoding: Chunked\r\n", "CONTENT-LENGTH:0\r\n", "X-Content-Length: 1\r\nContent-Length: 5\r\n"] {
+        for good in [
+            "",
+            "Content-Length: 5\r\n",
+            "transfer-encoding: Chunked\r\n",
+            "CONTENT-LENGTH:0\r\n",
+            "X-Content-Length: 1\r\nContent-Length: 5\r\n",
+        ] {
             assert_eq!(check_fields(good), Ok(()), "{good:?}");
         }
         for bad in [

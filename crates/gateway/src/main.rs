@@ -1,2 +1,129 @@
-//! Placeholder.
-fn main() {}
+//! `berth-gateway`: see [`Command`] for what it can be asked to do.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use berth_gateway::cert;
+use berth_gateway::config::Config;
+use berth_gateway::serve::Bound;
+use clap::{Parser, Subcommand};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustls::crypto::aws_lc_rs;
+use tracing_subscriber::EnvFilter;
+
+/// Names the environment variable that replaces [`LOG_DEFAULT`], in the form `info,access=off,berth_gateway=debug`.
+const LOG_VARIABLE: &str = "BERTH_LOG";
+
+/// Pingora reports every client that breaks off as an error; what matters of it is in our own lines.
+const LOG_DEFAULT: &str = "info,pingora_core=error,pingora_proxy=off";
+
+/// The gateway of a Berth registry.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Check a configuration, with the certificates it names, and say what is wrong with it.
+    Check {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Certificates.
+    #[command(subcommand)]
+    Cert(CertCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum CertCommand {
+    /// Make an authority of your own and a server certificate signed by it; existing files are kept.
+    SelfSigned {
+        /// Where ca.pem, ca.key, server.pem and server.key are or will be.
+        #[arg(long)]
+        dir: PathBuf,
+        /// A host name that clients use; may be repeated.
+        #[arg(long = "name")]
+        names: Vec<String>,
+        /// An IP address that clients use; may be repeated.
+        #[arg(long = "ip")]
+        addresses: Vec<IpAddr>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // For a person at a terminal, hence not a log line.
+            let _ = writeln!(io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    // First of all: Pingora would install its own choice otherwise.
+    aws_lc_rs::default_provider().install_default().map_err(|_| anyhow!("a cryptographic provider is installed already"))?;
+    match command {
+        Command::Serve { config } => serve(&config),
+        Command::Check { config } => check(&config),
+        Command::Cert(CertCommand::SelfSigned { dir, names, addresses }) => make_certificates(&dir, &names, &addresses),
+    }
+}
+
+fn serve(config: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    raise_descriptor_limit();
+    let gateway = Bound::new(config)?;
+    say("berth-gateway ready");
+    gateway.run();
+    Ok(())
+}
+
+fn check(config: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    say(&format!("configuration ok: {} binding{}", config.bindings, if config.bindings == 1 { "" } else { "s" }));
+    Ok(())
+}
+
+fn make_certificates(directory: &Path, names: &[String], addresses: &[IpAddr]) -> anyhow::Result<()> {
+    let made = cert::self_signed(directory, names, addresses)?;
+    say(if made.issued { "server certificate: issued" } else { "server certificate: kept" });
+    say(&format!("authority: {}", made.authority.display()));
+    say(&format!("authority SHA-256: {}", made.fingerprint));
+    Ok(())
+}
+
+fn start_logging() {
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+}
+
+/// A connection needs two descriptors; the usual soft limit of 1024 is meant for programs that use `select`.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// To standard output, whoever may have closed it.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}

@@ -85,7 +85,9 @@ impl Refusal {
     /// The status of the answer.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Target | Self::Path | Self::Query | Self::Host | Self::HostMismatch | Self::Framing | Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Target | Self::Path | Self::Query | Self::Host | Self::HostMismatch | Self::Framing | Self::Malformed => {
+                StatusCode::BAD_REQUEST
+            }
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -105,7 +107,14 @@ impl Refusal {
     /// The error code of the V2 API.
     const fn code(self) -> &'static str {
         match self {
-            Self::Target | Self::Path | Self::Query | Self::Host | Self::HostMismatch | Self::Framing | Self::Malformed | Self::HeadTooLarge => "BAD_REQUEST",
+            Self::Target
+            | Self::Path
+            | Self::Query
+            | Self::Host
+            | Self::HostMismatch
+            | Self::Framing
+            | Self::Malformed
+            | Self::HeadTooLarge => "BAD_REQUEST",
             Self::Method => "UNSUPPORTED",
             Self::NotFound => "NOT_FOUND",
             Self::UnknownHost => "MISDIRECTED_REQUEST",
@@ -135,15 +144,25 @@ mod tests {
     fn each_api_has_its_own_form() {
         let body = |api| String::from_utf8(Refusal::BackendUnreachable.body(api).to_vec()).unwrap();
         assert_eq!(body(Api::V1), r#"{"error":"the registry's backend cannot be reached"}"#);
-        assert_eq!(body(Api::V2), r#"{"errors":[{"code":"UNAVAILABLE","detail":null,"message":"the registry's backend cannot be reached"}]}"#);
+        assert_eq!(
+            body(Api::V2),
+            r#"{"errors":[{"code":"UNAVAILABLE","detail":null,"message":"the registry's backend cannot be reached"}]}"#
+        );
         assert_eq!(body(Api::Other), r#"{"errors":[{"message":"the registry's backend cannot be reached","status":502}]}"#);
     }
 
     #[test]
     fn the_api_is_told_by_the_first_segment() {
-        for (target, api) in
-            [("/v1/", Api::V1), ("/v1", Api::V1), ("/v2?x", Api::V2), ("/v2/..%2f", Api::V2), ("/v22/", Api::Other), ("//v2/", Api::Other), ("*", Api::Other), ("", Api::Other)]
-        {
+        for (target, api) in [
+            ("/v1/", Api::V1),
+            ("/v1", Api::V1),
+            ("/v2?x", Api::V2),
+            ("/v2/..%2f", Api::V2),
+            ("/v22/", Api::Other),
+            ("//v2/", Api::Other),
+            ("*", Api::Other),
+            ("", Api::Other),
+        ] {
             assert_eq!(Api::of(target.as_bytes()), api, "{target:?}");
         }
     }

@@ -30,7 +30,12 @@ pub struct Upstream {
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub fn rewrite<'a>(listener: &Listener, method: &Method, target: &'a [u8], hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Upstream, Refusal> {
+pub fn rewrite<'a>(
+    listener: &Listener,
+    method: &Method,
+    target: &'a [u8],
+    hosts: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Upstream, Refusal> {
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
     }

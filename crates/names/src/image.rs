@@ -61,12 +61,35 @@ mod tests {
 
     #[test]
     fn follows_the_oci_grammar() {
-        for good in ["a", "library/ubuntu", "a/b/c/d", "a.b", "a_b", "a__b", "a-b", "a---b", "tags", "blobs/uploads", "0", &"a".repeat(255)] {
+        for good in ["a", "library/ubuntu", "a/b/c/d", "a.b", "a_b", "a__b", "a-b", "a---b", "tags", "blobs/uploads", "0", &"a".repeat(255)]
+        {
             assert_eq!(good.parse::<ImageName>().unwrap().as_str(), good);
         }
-        for bad in
-            ["", "/", "a/", "/a", "a//b", "A", "a..b", "a._b", "a___b", ".a", "a.", "-a", "a-", "_a", "..", "a/../b", "a b", "a%2fb", "a\\b", "a\0", "ä", "a:b", &"a".repeat(256)]
-        {
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "A",
+            "a..b",
+            "a._b",
+            "a___b",
+            ".a",
+            "a.",
+            "-a",
+            "a-",
+            "_a",
+            "..",
+            "a/../b",
+            "a b",
+            "a%2fb",
+            "a\\b",
+            "a\0",
+            "ä",
+            "a:b",
+            &"a".repeat(256),
+        ] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
         }
     }

@@ -28,7 +28,11 @@ impl FromStr for Tag {
         let bytes = text.as_bytes();
         let is_word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
         let all_allowed = bytes.iter().all(|b| is_word(b) || matches!(b, b'.' | b'-'));
-        if bytes.first().is_some_and(is_word) && all_allowed && bytes.len() <= TAG_BYTES_MAX { Ok(Self(text.into())) } else { Err(InvalidTag) }
+        if bytes.first().is_some_and(is_word) && all_allowed && bytes.len() <= TAG_BYTES_MAX {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidTag)
+        }
     }
 }
 

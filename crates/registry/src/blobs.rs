@@ -92,7 +92,13 @@ impl Registry {
     ///
     /// Every commit that adds a manifest renews the image's row, so expecting the row unchanged covers manifests
     /// that come between looking and committing.
-    pub(crate) async fn expect_unused(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<()> {
+    pub(crate) async fn expect_unused(
+        &self,
+        batch: &mut Batch,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        digest: &Digest,
+    ) -> Result<()> {
         let image_key = keys::image(repository, image);
         batch.expect(image_key.clone(), self.store.get(&image_key).await?);
         let parents = keys::parents_of(repository, image, digest);
@@ -143,7 +149,12 @@ impl Registry {
     /// Adds to the batch that received bytes have a name now; returns data that turned out to be a duplicate.
     ///
     /// The caller deletes the duplicate after the commit.
-    pub(crate) async fn name_bytes(&self, batch: &mut Batch, digest: &Digest, received: &Received) -> Result<Option<berth_storage::DataId>> {
+    pub(crate) async fn name_bytes(
+        &self,
+        batch: &mut Batch,
+        digest: &Digest,
+        received: &Received,
+    ) -> Result<Option<berth_storage::DataId>> {
         if let Some((blob, seen)) = get_record::<Blob>(self.store.as_ref(), &keys::blob(digest)).await? {
             renew_blob(batch, digest, blob, seen);
             if let Some(data) = received.data {

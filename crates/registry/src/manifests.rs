@@ -148,7 +148,15 @@ impl Registry {
         Ok(())
     }
 
-    fn add_manifest(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, digest: &Digest, document: &Document, bytes: &Bytes) {
+    fn add_manifest(
+        &self,
+        batch: &mut Batch,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        digest: &Digest,
+        document: &Document,
+        bytes: &Bytes,
+    ) {
         let children: Vec<Digest> = document.needs.iter().map(|need| *need.digest()).collect();
         for child in &children {
             batch.put(keys::parent_of(repository, image, child, digest), Bytes::new());

@@ -88,7 +88,17 @@ impl<H: Absorb> Sink<H> {
         let mut chunk = BytesMut::new();
         chunk.extend_from_slice(&received.small);
         let hashing = spawn_blocking(move || hash);
-        Self { blobs, data: received.data, size: received.size, chunk, hashed, hashing, writes: VecDeque::new(), dirty: false, small: Bytes::new() }
+        Self {
+            blobs,
+            data: received.data,
+            size: received.size,
+            chunk,
+            hashed,
+            hashing,
+            writes: VecDeque::new(),
+            dirty: false,
+            small: Bytes::new(),
+        }
     }
 
     async fn take_in(&mut self, mut body: Body) -> Result<std::result::Result<(), Interrupted>> {

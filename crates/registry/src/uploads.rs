@@ -111,7 +111,13 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::UploadUnknown`] unless it was opened for this image by this user.
-    pub async fn upload_progress(&self, repository: &RepositoryKey, image: &ImageName, owner: Option<&str>, id: &UploadId) -> Result<Progress> {
+    pub async fn upload_progress(
+        &self,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        owner: Option<&str>,
+        id: &UploadId,
+    ) -> Result<Progress> {
         let open = self.open_upload(repository, image, owner, id).await?;
         Ok(Progress { offset: open.upload.offset })
     }

@@ -105,7 +105,8 @@ pub(crate) async fn scans_are_ordered_bounded_and_stay_in_their_prefix(store: &d
     store.commit(other).await.unwrap();
 
     let prefix = keys::tags(&repository(), &image("app"));
-    let names = |found: Vec<(Key, Bytes)>| -> Vec<String> { found.iter().map(|(key, _)| key.text_after(&prefix).unwrap().to_owned()).collect() };
+    let names =
+        |found: Vec<(Key, Bytes)>| -> Vec<String> { found.iter().map(|(key, _)| key.text_after(&prefix).unwrap().to_owned()).collect() };
     assert_eq!(names(store.scan(&prefix, None, 100).await.unwrap()), ["a", "a.b", "b", "c"]);
     assert_eq!(names(store.scan(&prefix, None, 2).await.unwrap()), ["a", "a.b"]);
     assert_eq!(names(store.scan(&prefix, Some(&key("a")), 2).await.unwrap()), ["a.b", "b"]);

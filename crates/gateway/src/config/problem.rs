@@ -99,15 +99,31 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, distance) in [("", "", 0), ("a", "", 1), ("", "abc", 3), ("listen", "listen", 0), ("lisen", "listen", 1), ("sever_name", "server_name", 1), ("port", "key", 4)] {
+        for (a, b, distance) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("", "abc", 3),
+            ("listen", "listen", 0),
+            ("lisen", "listen", 1),
+            ("sever_name", "server_name", 1),
+            ("port", "key", 4),
+        ] {
             assert_eq!((edit_distance(a, b), edit_distance(b, a)), (distance, distance), "{a} {b}");
         }
     }
 
     #[test]
     fn only_a_near_name_is_suggested() {
-        let message = |name: &str| format!("unknown field `{name}`, expected one of `listen`, `repository`, `server_name`, `certificate`, `key`, `plain_http`");
-        for (name, meant) in [("servername", Some("server_name")), ("lsiten", Some("listen")), ("cert", None), ("ssl_certificate", Some("certificate")), ("workers", None)] {
+        let message = |name: &str| {
+            format!("unknown field `{name}`, expected one of `listen`, `repository`, `server_name`, `certificate`, `key`, `plain_http`")
+        };
+        for (name, meant) in [
+            ("servername", Some("server_name")),
+            ("lsiten", Some("listen")),
+            ("cert", None),
+            ("ssl_certificate", Some("certificate")),
+            ("workers", None),
+        ] {
             assert_eq!(suggestion(&message(name)), meant, "{name}");
         }
         assert_eq!(suggestion("missing field `listen`"), None);

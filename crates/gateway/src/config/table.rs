@@ -68,7 +68,11 @@ impl TryFrom<String> for Address {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let hint = || format!("{text:?} is no address: write an IP address and a port, for instance \"0.0.0.0:443\", \"127.0.0.1:8081\" or \"[::]:443\"");
+        let hint = || {
+            format!(
+                "{text:?} is no address: write an IP address and a port, for instance \"0.0.0.0:443\", \"127.0.0.1:8081\" or \"[::]:443\""
+            )
+        };
         SocketAddr::from_str(&text).map(Self).map_err(|_| hint())
     }
 }

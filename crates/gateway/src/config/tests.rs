@@ -22,7 +22,9 @@ fn directory() -> TempDir {
 fn parse(bindings: &str) -> Result<Config, Vec<String>> {
     let directory = directory();
     let text = format!("{UPSTREAM}{bindings}");
-    let short = |problem: Problem| format!("{}:{}: {}", problem.line, problem.column, problem.message.replace(&format!("{}/", directory.path().display()), ""));
+    let short = |problem: Problem| {
+        format!("{}:{}: {}", problem.line, problem.column, problem.message.replace(&format!("{}/", directory.path().display()), ""))
+    };
     Config::parse(&text, directory.path()).map_err(|problems| problems.into_iter().map(short).collect())
 }
 
@@ -32,7 +34,9 @@ fn problems(bindings: &str) -> Vec<String> {
 
 fn tls(listen: &str, server_name: &str, certificate: &str) -> String {
     let server_name = if server_name.is_empty() { String::new() } else { format!("server_name = \"{server_name}\"\n") };
-    format!("[[binding]]\nlisten = \"{listen}\"\nrepository = \"r\"\n{server_name}certificate = \"{certificate}.pem\"\nkey = \"{certificate}.key\"\n")
+    format!(
+        "[[binding]]\nlisten = \"{listen}\"\nrepository = \"r\"\n{server_name}certificate = \"{certificate}.pem\"\nkey = \"{certificate}.key\"\n"
+    )
 }
 
 fn plain(listen: &str) -> String {
@@ -41,9 +45,14 @@ fn plain(listen: &str) -> String {
 
 #[test]
 fn bindings_are_grouped_by_address() {
-    let config = parse(&[tls("0.0.0.0:443", "a.example", "a"), plain("0.0.0.0:80"), tls("0.0.0.0:443", "b.example", "b"), tls("0.0.0.0:443", "", "a")].concat()).unwrap();
+    let config = parse(
+        &[tls("0.0.0.0:443", "a.example", "a"), plain("0.0.0.0:80"), tls("0.0.0.0:443", "b.example", "b"), tls("0.0.0.0:443", "", "a")]
+            .concat(),
+    )
+    .unwrap();
     assert_eq!(config.bindings, 4);
-    let addresses: Vec<_> = config.listeners.iter().map(|listener| (listener.address.to_string(), listener.certificates.is_some())).collect();
+    let addresses: Vec<_> =
+        config.listeners.iter().map(|listener| (listener.address.to_string(), listener.certificates.is_some())).collect();
     assert_eq!(addresses, [("0.0.0.0:443".to_owned(), true), ("0.0.0.0:80".to_owned(), false)]);
 }
 
@@ -57,7 +66,9 @@ fn paths_are_relative_to_the_file() {
 
 #[test]
 fn an_unknown_field_is_named_with_its_place_and_the_likely_one() {
-    let [problem] = &problems("[[binding]]\nlisten = \"127.0.0.1:1\"\nrepository = \"r\"\n  servername = \"a\"\n")[..] else { panic!("one problem") };
+    let [problem] = &problems("[[binding]]\nlisten = \"127.0.0.1:1\"\nrepository = \"r\"\n  servername = \"a\"\n")[..] else {
+        panic!("one problem")
+    };
     assert!(problem.starts_with("6:3: unknown field `servername`"), "{problem}");
     assert!(problem.ends_with("did you mean `server_name`?"), "{problem}");
 }
@@ -72,7 +83,7 @@ fn values_are_checked_where_they_stand() {
         ("server_name", "\"a.example:443\"", "4:15", "has a port"),
         ("server_name", "\"*\"", "4:15", "is no server name"),
         ("plain_http", "1", "4:14", "expected a boolean"),
-        ("key", "", "4:6", ""),
+        ("key", "", "4:7", "must be quoted"),
     ] {
         let [problem] = &problems(&format!("[[binding]]\n{field} = {value}\n"))[..] else { panic!("one problem: {field} {value}") };
         assert!(problem.starts_with(place) && problem.contains(says), "{field} = {value}: {problem}");
@@ -100,8 +111,14 @@ fn contradictions_between_bindings_are_found() {
     for (bindings, expected) in [
         (String::new(), "1:1: nothing is bound"),
         (tls("0.0.0.0:443", "", "a") + &tls("0.0.0.0:443", "", "b"), "9:10: 0.0.0.0:443 is bound already"),
-        (tls("0.0.0.0:443", "a.example", "a") + &tls("0.0.0.0:443", "A.Example", "b"), "12:15: 0.0.0.0:443 is bound to server_name \"a.example\" already"),
-        (tls("0.0.0.0:443", "a.example", "a") + &plain("0.0.0.0:443"), "10:10: 0.0.0.0:443 has a binding with TLS and one with `plain_http`"),
+        (
+            tls("0.0.0.0:443", "a.example", "a") + &tls("0.0.0.0:443", "A.Example", "b"),
+            "12:15: 0.0.0.0:443 is bound to server_name \"a.example\" already",
+        ),
+        (
+            tls("0.0.0.0:443", "a.example", "a") + &plain("0.0.0.0:443"),
+            "10:10: 0.0.0.0:443 has a binding with TLS and one with `plain_http`",
+        ),
         (plain("0.0.0.0:80") + &tls("0.0.0.0:80", "a.example", "a"), "8:10: 0.0.0.0:80 has a binding with TLS"),
         (plain("0.0.0.0:80") + &plain("127.0.0.1:80"), "8:10: 127.0.0.1:80 overlaps with 0.0.0.0:80"),
         (tls("[::1]:443", "", "a") + &tls("[::]:443", "", "a"), "9:10: [::]:443 overlaps with [::1]:443"),

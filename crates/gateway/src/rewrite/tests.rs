@@ -49,7 +49,9 @@ fn registry_paths_move_under_their_repository() {
 
 #[test]
 fn other_paths_are_not_found() {
-    for path in ["/", "/?v2/", "/v3/", "/v22/", "/v2_", "/V2/", "/_ping/", "/_ping2", "/artifactory/api/docker/other/v2/", "/api/v1/", "/ui/"] {
+    for path in
+        ["/", "/?v2/", "/v3/", "/v22/", "/v2_", "/V2/", "/_ping/", "/_ping2", "/artifactory/api/docker/other/v2/", "/api/v1/", "/ui/"]
+    {
         assert_eq!(path_of(path), Err(Refusal::NotFound), "{path:?}");
     }
 }
@@ -110,7 +112,9 @@ fn a_query_holds_what_a_query_may() {
 
 #[test]
 fn a_target_is_a_path_or_a_url_of_this_listener() {
-    for target in ["", "*", "v2/", "r.example:444", "ftp://r.example/v2/", "://r.example/v2/", "https://r.example", "https://r.example?v2", "?x"] {
+    for target in
+        ["", "*", "v2/", "r.example:444", "ftp://r.example/v2/", "://r.example/v2/", "https://r.example", "https://r.example?v2", "?x"]
+    {
         assert_eq!(path_of(target), Err(Refusal::Target), "{target:?}");
     }
     for target in ["https://other.example/v2/", "https://r.example:444/v2/", "https://r.example:445/v2/", "http://r.example/v2/"] {
@@ -124,14 +128,31 @@ fn a_target_is_a_path_or_a_url_of_this_listener() {
 #[test]
 fn there_is_one_valid_host() {
     let ask = |hosts: &[&str]| ask(&https(444), "/v2/", hosts).map(|upstream| upstream.origin.authority().to_string());
-    for hosts in
-        [&[][..], &[""], &["a", "a"], &["a", "b"], &["a:99999"], &["a:0"], &["a b"], &["a/b"], &["evil@a"], &["a,b"], &["::1"], &["a%2e"], &["a\0"], &["http://a"]]
-    {
+    for hosts in [
+        &[][..],
+        &[""],
+        &["a", "a"],
+        &["a", "b"],
+        &["a:99999"],
+        &["a:0"],
+        &["a b"],
+        &["a/b"],
+        &["evil@a"],
+        &["a,b"],
+        &["::1"],
+        &["a%2e"],
+        &["a\0"],
+        &["http://a"],
+    ] {
         assert_eq!(ask(hosts), Err(Refusal::Host), "{hosts:?}");
     }
-    for (host, told) in
-        [("r.example", "r.example:444"), ("R.Example:444", "r.example:444"), ("r.example:5", "r.example:444"), ("10.0.0.1", "10.0.0.1:444"), ("[::1]:444", "[::1]:444")]
-    {
+    for (host, told) in [
+        ("r.example", "r.example:444"),
+        ("R.Example:444", "r.example:444"),
+        ("r.example:5", "r.example:444"),
+        ("10.0.0.1", "10.0.0.1:444"),
+        ("[::1]:444", "[::1]:444"),
+    ] {
         assert_eq!(ask(&[host]).as_deref(), Ok(told), "{host:?}");
     }
 }

@@ -119,7 +119,8 @@ impl Passwords {
             return Ok(None);
         }
         let user = get_record::<User>(self.store.as_ref(), &keys::user(name)).await?;
-        let password_hash: Arc<str> = user.as_ref().map_or_else(|| Arc::clone(&self.nobody), |(user, _)| user.password_hash.as_str().into());
+        let password_hash: Arc<str> =
+            user.as_ref().map_or_else(|| Arc::clone(&self.nobody), |(user, _)| user.password_hash.as_str().into());
         let question = self.question(name, password);
         let verdict = match self.verdicts.get(&question).filter(|known| self.is_current(known, &password_hash)) {
             Some(known) => known,

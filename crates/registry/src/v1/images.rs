@@ -277,10 +277,5 @@ fn parse_json(id: &ImageId, json: &[u8]) -> Result<Option<ImageId>> {
 
 fn describe(sums: LayerSums) -> Layer {
     let sums = sums.finish();
-    Layer {
-        digest: Digest::sha256(sums.blob),
-        size: sums.size,
-        diff_id: sums.diff_id.map(Digest::sha256),
-        checksums: sums.checksums(),
-    }
+    Layer { digest: Digest::sha256(sums.blob), size: sums.size, diff_id: sums.diff_id.map(Digest::sha256), checksums: sums.checksums() }
 }

@@ -1,0 +1,200 @@
+//! `backend.toml`: read once, straight into domain types, unknown fields refused.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use berth_names::{ApiVersion, RepositoryKey};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where everything is kept. Relative paths are relative to this file.
+    pub(crate) data_dir: PathBuf,
+    /// Where requests are taken.
+    pub(crate) listen: Listen,
+    /// Addresses whose `X-Forwarded-*` headers are believed; the Unix socket's always are.
+    #[serde(default)]
+    pub(crate) trusted_proxies: TrustedProxies,
+    /// The repositories there are.
+    #[serde(default, rename = "repository")]
+    pub(crate) repositories: Vec<Repository>,
+}
+
+/// Where requests are taken: at least one of the two.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listen {
+    /// A Unix socket, for a gateway on the same host.
+    pub(crate) unix: Option<PathBuf>,
+    /// A TCP address, without TLS.
+    pub(crate) tcp: Option<SocketAddr>,
+}
+
+/// One repository.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Repository {
+    key: RepositoryKey,
+    api_version: ApiVersion,
+    #[serde(default)]
+    anonymous_pull: bool,
+    #[serde(default)]
+    description: String,
+}
+
+impl From<Repository> for berth_registry::Repository {
+    fn from(repository: Repository) -> Self {
+        let Repository { key, api_version, anonymous_pull, description } = repository;
+        Self { key, api_version, anonymous_pull, description }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        // The parser's own message names line and column, shows the place, and lists the fields that are known.
+        let mut config: Self = toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        config.data_dir = directory.join(&config.data_dir);
+        config.listen.unix = config.listen.unix.map(|socket| directory.join(socket));
+        config.check().with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "[listen] needs `unix`, `tcp` or both");
+        anyhow::ensure!(!self.repositories.is_empty(), "there is no repository: add a [[repository]] with `key` and `api_version`");
+        let mut keys = HashSet::new();
+        for Repository { key, .. } in &self.repositories {
+            anyhow::ensure!(keys.insert(key), "repository `{key}` is there twice: every key must be another");
+        }
+        Ok(())
+    }
+}
+
+/// Addresses and networks whose forwarding headers are believed. Default: this host.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct TrustedProxies(Vec<Network>);
+
+impl Default for TrustedProxies {
+    fn default() -> Self {
+        let loopback_v4 = Network { address: [127, 0, 0, 0].into(), bits: 8 };
+        let loopback_v6 = Network { address: std::net::Ipv6Addr::LOCALHOST.into(), bits: 128 };
+        Self(vec![loopback_v4, loopback_v6])
+    }
+}
+
+impl TrustedProxies {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(address.to_canonical()))
+    }
+}
+
+/// An address, or a network in CIDR form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Network {
+    address: IpAddr,
+    bits: u32,
+}
+
+/// The text is no network.
+#[derive(Debug)]
+pub(crate) struct InvalidNetwork;
+
+impl fmt::Display for InvalidNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected an address like \"192.0.2.1\" or a network like \"192.0.2.0/24\"")
+    }
+}
+
+impl Network {
+    fn contains(&self, address: IpAddr) -> bool {
+        // Shifting by the whole width is an overflow; it means "every address".
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits() ^ other.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0,
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0,
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| InvalidNetwork))?;
+        if bits <= width { Ok(Self { address, bits }) } else { Err(InvalidNetwork) }
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = InvalidNetwork;
+
+    fn try_from(text: String) -> Result<Self, InvalidNetwork> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backend.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).map_err(|error| format!("{error:#}"))
+    }
+
+    const GOOD: &str =
+        "data_dir = \"data\"\n[listen]\nunix = \"backend.sock\"\n[[repository]]\nkey = \"docker-local\"\napi_version = \"V1\"\n";
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = load(GOOD).unwrap();
+        assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
+        assert!(config.listen.unix.unwrap().is_absolute());
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        for (text, expected) in [
+            (GOOD.replace("data_dir", "datadir"), "line 1"),
+            (GOOD.replace("V1", "V3"), "V3"),
+            (GOOD.replace("docker-local", "docker local"), "repository key"),
+            (GOOD.replace("unix = \"backend.sock\"", ""), "needs `unix`"),
+            (format!("{GOOD}[[repository]]\nkey = \"docker-local\"\napi_version = \"V2\"\n"), "twice"),
+            (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "network"),
+            ("data_dir = \"x\"\n[listen]\ntcp = \"127.0.0.1:1\"\n".into(), "no repository"),
+        ] {
+            let error = load(&text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn networks_contain_what_they_should() {
+        for (network, inside, outside) in [
+            ("127.0.0.0/8", "127.255.0.1", "128.0.0.1"),
+            ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ("0.0.0.0/0", "203.0.113.9", "::1"),
+            ("2001:db8::/32", "2001:db8:1::1", "2001:db9::1"),
+            ("127.0.0.0/8", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
+        ] {
+            let trusted = TrustedProxies(vec![network.parse().unwrap()]);
+            assert!(trusted.contains(inside.parse().unwrap()), "{network} {inside}");
+            assert!(!trusted.contains(outside.parse().unwrap()), "{network} {outside}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Bodies, in and out.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use berth_registry::{Body, Interrupted};
+use berth_storage::BlobStream;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+/// How long a client may send nothing in the middle of a body. The whole body may take as long as it likes.
+const BODY_IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// How much of a body is read and thrown away so that a client that is refused early reads the answer rather than
+/// finding its connection reset, in bytes.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+
+/// How long that may take.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// An answer's body, whose length is always known.
+pub(crate) enum ResponseBody {
+    /// In memory; taken when sent.
+    Whole(Option<Bytes>),
+    /// Streamed from storage.
+    Stream {
+        /// What is left to send, in bytes.
+        left: u64,
+        /// The pieces.
+        pieces: BlobStream,
+    },
+}
+
+impl ResponseBody {
+    pub(crate) fn empty() -> Self {
+        Self::Whole(None)
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream { left: 0, .. } => Poll::Ready(None),
+            Self::Stream { left, pieces } => pieces.as_mut().poll_next(context).map(|piece| match piece {
+                Some(Ok(bytes)) => {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                    Some(Ok(Frame::data(bytes)))
+                }
+                // The status is long gone: all that can be done is to cut the connection, so that the client notices.
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a blob could not be read to its end");
+                    Some(Err(io::Error::other(error)))
+                }
+                None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None) | Self::Stream { left: 0, .. })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match self {
+            Self::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::Stream { left, .. } => *left,
+        })
+    }
+}
+
+/// A request's body as the registry takes it in.
+pub(crate) fn incoming(body: Incoming) -> Body {
+    let pieces = body.into_data_stream();
+    stream::unfold(Some(pieces), |pieces| async {
+        let mut pieces = pieces?;
+        match tokio::time::timeout(BODY_IDLE_MAX, pieces.next()).await {
+            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(pieces))),
+            Ok(Some(Err(_))) | Err(_) => Some((Err(Interrupted), None)),
+            Ok(None) => None,
+        }
+    })
+    .boxed()
+}
+
+/// Why a body could not be read into memory.
+pub(crate) enum Unreadable {
+    /// It has more bytes than allowed.
+    TooLarge,
+    /// The client stopped sending.
+    Interrupted,
+}
+
+/// Reads a body that is meant to be small.
+pub(crate) async fn read_limited(mut body: Body, bytes_max: usize) -> Result<Bytes, Unreadable> {
+    let mut read = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|_| Unreadable::Interrupted)?;
+        if read.len() + piece.len() > bytes_max {
+            drain(body).await;
+            return Err(Unreadable::TooLarge);
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok(read.freeze())
+}
+
+/// Reads on for a while without keeping anything.
+pub(crate) async fn drain(mut body: Body) {
+    let mut drained = 0;
+    let _ = tokio::time::timeout(DRAIN_MAX, async {
+        while let Some(Ok(piece)) = body.next().await {
+            drained += piece.len();
+            if drained > DRAIN_BYTES_MAX {
+                break;
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,107 @@
+//! What a refusal looks like on the wire: one exhaustive match per API, and nothing about the inside.
+
+use berth_registry::Error;
+use http::StatusCode;
+use http::header::{CONNECTION, RETRY_AFTER};
+use serde_json::json;
+
+use super::respond::{Answer, With, json, whole};
+
+/// V2: `{"errors":[{"code","message","detail"}]}`.
+pub(crate) fn v2(status: StatusCode, code: &str, message: &str) -> Answer {
+    json(status, &json!({ "errors": [{ "code": code, "message": message, "detail": null }] }))
+}
+
+/// V1: `{"error":"text"}`, flat: docker prints a parse error in place of anything else.
+pub(crate) fn v1(status: StatusCode, message: &str) -> Answer {
+    json(status, &json!({ "error": message }))
+}
+
+/// REST: `{"errors":[{"status","message"}]}`.
+pub(crate) fn rest(status: StatusCode, message: &str) -> Answer {
+    json(status, &json!({ "errors": [{ "status": status.as_u16(), "message": message }] }))
+}
+
+/// What a V2 request gets on a V1 repository: docker 1.10 to 1.12 fall back to V1 at once only if a 404
+/// is not JSON and has no V2 header (protocol reference §4.5).
+pub(crate) fn v2_on_v1_repository() -> Answer {
+    whole(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n".into())
+}
+
+/// A registry's refusal to a V2 client.
+pub(crate) fn of_v2(error: &Error) -> Answer {
+    let (status, code) = match error {
+        Error::RepositoryUnknown(_) | Error::ImageUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+        Error::ManifestUnknown(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        Error::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+        Error::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
+        Error::SizeMismatch { .. } | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
+        Error::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+        Error::ManifestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "MANIFEST_INVALID"),
+        Error::DigestMismatch(_) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+        Error::InUse { .. } => (StatusCode::CONFLICT, "DENIED"),
+        Error::UploadUnknown => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+        Error::UploadBusy => (StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID"),
+        Error::ChunkOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
+        Error::Interrupted => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
+        Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        Error::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Error::V1ImageUnknown(_)
+        | Error::V1ImageIncomplete(_)
+        | Error::V1ImageExists(_)
+        | Error::V1JsonInvalid(_)
+        | Error::V1ChecksumMismatch
+        | Error::V1ChecksumMissing
+        | Error::V1TagUnknown(_) => (StatusCode::NOT_FOUND, "UNSUPPORTED"),
+        Error::Storage(_) | Error::Internal(_) => return internal(error, |status, message| v2(status, "UNKNOWN", message)),
+    };
+    advise(v2(status, code, &error.to_string()), error)
+}
+
+/// A registry's refusal to a V1 client. The texts are those of the original registry, which tools compare.
+pub(crate) fn of_v1(error: &Error) -> Answer {
+    let own = error.to_string();
+    let (status, message) = match error {
+        Error::RepositoryUnknown(_) => (StatusCode::NOT_FOUND, own.as_str()),
+        Error::ImageUnknown(_) => (StatusCode::NOT_FOUND, "Repository not found"),
+        Error::V1ImageUnknown(_) => (StatusCode::NOT_FOUND, "Image not found"),
+        Error::V1TagUnknown(_) => (StatusCode::NOT_FOUND, "Tag not found"),
+        Error::V1ImageIncomplete(_) => (StatusCode::BAD_REQUEST, "Image is being uploaded, retry later"),
+        // The only text that docker interprets: it skips the image.
+        Error::V1ImageExists(_) => (StatusCode::CONFLICT, "Image already exists"),
+        Error::V1JsonInvalid(why) => (StatusCode::BAD_REQUEST, *why),
+        Error::V1ChecksumMismatch => (StatusCode::BAD_REQUEST, "Checksum mismatch"),
+        Error::V1ChecksumMissing => (StatusCode::BAD_REQUEST, "Missing Image's checksum"),
+        Error::Interrupted | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "Truncated layer"),
+        Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, own.as_str()),
+        Error::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, own.as_str()),
+        Error::ManifestUnknown(_)
+        | Error::BlobUnknown(_)
+        | Error::ManifestBlobUnknown(_)
+        | Error::SizeMismatch { .. }
+        | Error::ManifestInvalid(_)
+        | Error::ManifestTooLarge { .. }
+        | Error::DigestMismatch(_)
+        | Error::InUse { .. }
+        | Error::UploadUnknown
+        | Error::UploadBusy
+        | Error::ChunkOutOfOrder { .. } => (StatusCode::BAD_REQUEST, own.as_str()),
+        Error::Storage(_) | Error::Internal(_) => return internal(error, v1),
+    };
+    advise(v1(status, message), error)
+}
+
+/// Headers that help a client on.
+fn advise(answer: Answer, error: &Error) -> Answer {
+    match error {
+        Error::TooContended | Error::TooManyLogins => answer.with(RETRY_AFTER, "1"),
+        // The rest of the body is not going to be read.
+        Error::Interrupted => answer.with(CONNECTION, "close"),
+        _ => answer,
+    }
+}
+
+fn internal(error: &Error, form: impl Fn(StatusCode, &str) -> Answer) -> Answer {
+    tracing::error!(%error, "a request failed inside");
+    form(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+}

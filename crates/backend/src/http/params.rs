@@ -1,0 +1,187 @@
+//! Query parameters and range headers.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Parameters in one query.
+const PARAMETERS_MAX: usize = 16;
+
+/// Entries in one page, whatever the client asks for.
+const PAGE_ENTRIES_MAX: usize = 10_000;
+
+/// A query, decoded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Query(HashMap<String, String>);
+
+/// The query has too many parameters, one of them twice, or broken escapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InvalidQuery;
+
+/// How many entries a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageSize {
+    Absent,
+    Entries(usize),
+    Invalid,
+}
+
+impl Query {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self, InvalidQuery> {
+        let mut parameters = HashMap::new();
+        for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let replaced = parameters.insert(decode(name)?, decode(value)?);
+            if replaced.is_some() || parameters.len() > PARAMETERS_MAX {
+                return Err(InvalidQuery);
+            }
+        }
+        Ok(Self(parameters))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The parameter `n`. More than we list at once is cut down to that, as the protocol allows.
+    pub(crate) fn page_size(&self) -> PageSize {
+        match self.get("n") {
+            None => PageSize::Absent,
+            Some(text) if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) => PageSize::Invalid,
+            // Only digits: what does not fit is large.
+            Some(text) => PageSize::Entries(text.parse().unwrap_or(PAGE_ENTRIES_MAX).min(PAGE_ENTRIES_MAX)),
+        }
+    }
+}
+
+fn decode(text: &str) -> Result<String, InvalidQuery> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).ok_or(InvalidQuery);
+                let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+                u8::try_from(high * 16 + low).map_err(|_| InvalidQuery)?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| InvalidQuery)
+}
+
+/// A chunk's first and last byte: `0-1023`, or as HTTP has it `bytes 0-1023/*`. `None` if it is neither.
+pub(crate) fn content_range(text: &str) -> Option<(u64, u64)> {
+    let text = text.strip_prefix("bytes ").unwrap_or(text);
+    let text = text.split_once('/').map_or(text, |(range, _)| range);
+    let (first, last) = text.split_once('-')?;
+    let (first, last) = (number(first)?, number(last)?);
+    // A last byte of u64::MAX would have no length.
+    (first <= last && last < u64::MAX).then_some((first, last))
+}
+
+fn number(text: &str) -> Option<u64> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// The part of some content that a client asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ByteRange {
+    Whole,
+    Part(Range<u64>),
+    Unsatisfiable,
+}
+
+/// Reads a `Range` header for content of `size` bytes.
+///
+/// A last byte behind the end is cut: docker's resume always asks for one too many (protocol reference §4.7).
+/// What is no single byte range is answered with the whole, as HTTP allows.
+pub(crate) fn requested_range(header: Option<&str>, size: u64) -> ByteRange {
+    let Some((first, last)) = header.and_then(|text| text.strip_prefix("bytes=")).and_then(|text| text.trim().split_once('-')) else {
+        return ByteRange::Whole;
+    };
+    let part = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
+        (Some(first), None) if last.is_empty() => first..size,
+        (None, Some(suffix)) if first.is_empty() => size.saturating_sub(suffix)..size,
+        _ => return ByteRange::Whole,
+    };
+    if part.is_empty() { ByteRange::Unsatisfiable } else { ByteRange::Part(part) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded_once_and_strictly() {
+        let query = Query::parse(Some("digest=sha256%3Aab&last=a+b&flag&n=7")).unwrap();
+        assert_eq!(
+            (query.get("digest"), query.get("last"), query.get("flag"), query.get("x")),
+            (Some("sha256:ab"), Some("a b"), Some(""), None)
+        );
+        assert_eq!(query.page_size(), PageSize::Entries(7));
+        for bad in ["a=1&a=2", "a=%", "a=%2", "a=%zz", "a=%ff", "%+1=2"] {
+            assert_eq!(Query::parse(Some(bad)), Err(InvalidQuery), "{bad}");
+        }
+        let many: String = (0..17).map(|i| format!("p{i}=&")).collect();
+        assert_eq!(Query::parse(Some(&many)), Err(InvalidQuery));
+    }
+
+    #[test]
+    fn a_huge_page_is_cut_down_and_nonsense_is_refused() {
+        let size = |text: &str| Query::parse(Some(text)).unwrap().page_size();
+        assert_eq!(size(""), PageSize::Absent);
+        assert_eq!(size("n=0"), PageSize::Entries(0));
+        for huge in ["n=9223372036854775808", "n=99999999999999999999999999"] {
+            assert_eq!(size(huge), PageSize::Entries(PAGE_ENTRIES_MAX));
+        }
+        for bad in ["n=", "n=-1", "n=x", "n=1.5", "n=%2B1"] {
+            assert_eq!(size(bad), PageSize::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_cut_to_the_content() {
+        for (header, expected) in [
+            (None, ByteRange::Whole),
+            (Some("bytes=0-0"), ByteRange::Part(0..1)),
+            (Some("bytes=5-10"), ByteRange::Part(5..10)),
+            (Some("bytes=5-"), ByteRange::Part(5..10)),
+            (Some("bytes=-3"), ByteRange::Part(7..10)),
+            (Some("bytes=-99"), ByteRange::Part(0..10)),
+            (Some("bytes=10-10"), ByteRange::Unsatisfiable),
+            (Some("bytes=-0"), ByteRange::Unsatisfiable),
+            (Some("bytes=7-3"), ByteRange::Whole),
+            (Some("bytes=0-1,3-4"), ByteRange::Whole),
+            (Some("items=0-1"), ByteRange::Whole),
+            (Some("bytes=x-"), ByteRange::Whole),
+            (Some("bytes=0-18446744073709551615"), ByteRange::Part(0..10)),
+        ] {
+            assert_eq!(requested_range(header, 10), expected, "{header:?}");
+        }
+        assert_eq!(requested_range(Some("bytes=0-0"), 0), ByteRange::Unsatisfiable);
+    }
+
+    #[test]
+    fn chunks_say_where_they_start_and_end() {
+        assert_eq!(content_range("0-1023"), Some((0, 1023)));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, 9)));
+        for bad in ["", "5", "9-5", "-5", "5-", "a-b", "+1-2", "0-18446744073709551615"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_reading_panic(text in "\\PC{0,60}", size in any::<u64>()) {
+            let _ = Query::parse(Some(&text)).map(|query| query.page_size());
+            let _ = content_range(&text);
+            if let ByteRange::Part(part) = requested_range(Some(&format!("bytes={text}")), size) {
+                prop_assert!(part.start < part.end && part.end <= size);
+            }
+        }
+    }
+}

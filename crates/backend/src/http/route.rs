@@ -1,0 +1,274 @@
+//! A request is a value: every path that Berth answers, parsed once.
+//!
+//! Paths are read from the right-hand end, because an image may itself be called `tags` or `blobs/uploads`.
+//! What a proxy in front could read differently (percent signs, empty or dot segments, backslashes) is refused.
+
+use berth_names::{Digest, ImageName, InvalidReference, Reference, RepositoryKey, Tag};
+use berth_registry::UploadId;
+use berth_registry::v1::ImageId;
+use http::Method;
+
+/// Which API a path belongs to, and therefore what its errors look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    V1,
+    V2,
+    Rest,
+}
+
+/// What a request asks for. `HEAD` is parsed as the `GET` it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    V1(V1),
+    V2(V2),
+}
+
+/// Docker Registry V1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum V1 {
+    Ping,
+    CreateUser,
+    GetUser,
+    Search,
+    PutRepository { image: ImageName },
+    GetRepositoryImages { image: ImageName },
+    PutRepositoryImages { image: ImageName },
+    GetProperties { image: ImageName },
+    GetRepositoryJson { image: ImageName },
+    GetTags { image: ImageName },
+    GetTag { image: ImageName, tag: Tag },
+    PutTag { image: ImageName, tag: Tag },
+    GetTagJson { image: ImageName, tag: Tag },
+    GetImageJson { id: ImageId },
+    PutImageJson { id: ImageId },
+    GetLayer { id: ImageId },
+    PutLayer { id: ImageId },
+    PutChecksum { id: ImageId },
+    GetAncestry { id: ImageId },
+}
+
+/// Docker Registry V2 and OCI distribution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum V2 {
+    Base,
+    Catalog,
+    Tags { image: ImageName },
+    GetManifest { image: ImageName, reference: Reference },
+    PutManifest { image: ImageName, reference: Reference },
+    DeleteManifest { image: ImageName, reference: Reference },
+    GetBlob { image: ImageName, digest: Digest },
+    DeleteBlob { image: ImageName, digest: Digest },
+    StartUpload { image: ImageName },
+    UploadStatus { image: ImageName, id: UploadId },
+    AppendUpload { image: ImageName, id: UploadId },
+    FinishUpload { image: ImageName, id: UploadId },
+    CancelUpload { image: ImageName, id: UploadId },
+    Referrers { image: ImageName, digest: Digest },
+}
+
+/// Why a path or its method leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Something in the path that another reader might take for something else.
+    UnsafePath,
+    /// No such path.
+    NotFound,
+    /// The path is there, but not for this method.
+    MethodNotAllowed,
+    /// The image name is none.
+    InvalidName,
+    /// The tag is none.
+    InvalidTag,
+    /// The digest is none.
+    InvalidDigest,
+    /// The upload id is none, so there is no such upload.
+    UnknownUpload,
+    /// The V1 image id is none, so there is no such image.
+    UnknownV1Image,
+}
+
+/// A path's repository and the rest of it, still as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target<'p> {
+    pub(crate) api: Api,
+    pub(crate) repository: RepositoryKey,
+    /// Everything in front of `v1/` or `v2/`.
+    pub(crate) root: &'p str,
+    /// Everything behind it.
+    rest: &'p str,
+}
+
+/// The prefixes under which repositories are found: ours, and the same without Artifactory's context path.
+const PREFIXES: [&str; 2] = ["/artifactory/api/docker/", "/api/docker/"];
+
+/// Finds the repository and the API that a path is about.
+pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
+    let unsafe_path = path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'%' | b'\\' | b'?' | b'#'))
+        || path.split('/').skip(1).any(|segment| segment == "." || segment == "..")
+        || path.contains("//");
+    let rest = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)).ok_or((Api::Rest, Refusal::NotFound));
+    let api = |tail: &str| match tail.split('/').next() {
+        Some("v1") => Some(Api::V1),
+        Some("v2") => Some(Api::V2),
+        _ => None,
+    };
+    let parts = rest.map(|rest| rest.split_once('/').unwrap_or((rest, "")));
+    if unsafe_path {
+        return Err((parts.ok().and_then(|(_, tail)| api(tail)).unwrap_or(Api::Rest), Refusal::UnsafePath));
+    }
+    let (key, tail) = parts?;
+    let api = api(tail).ok_or((Api::Rest, Refusal::NotFound))?;
+    let repository = key.parse().map_err(|_| (api, Refusal::NotFound))?;
+    let root = &path[..path.len() - tail.len()];
+    Ok(Target { api, repository, root, rest: tail.get(3..).unwrap_or_default() })
+}
+
+impl Target<'_> {
+    /// What the request asks of the repository.
+    pub(crate) fn route(&self, method: &Method) -> Result<Route, Refusal> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        match self.api {
+            Api::V1 => v1(method, self.rest).map(Route::V1),
+            Api::V2 => v2(method, self.rest).map(Route::V2),
+            Api::Rest => Err(Refusal::NotFound),
+        }
+    }
+}
+
+fn v2(method: &Method, rest: &str) -> Result<V2, Refusal> {
+    match rest {
+        "" => return only(method, &[(Method::GET, V2::Base)]),
+        "_catalog" => return only(method, &[(Method::GET, V2::Catalog)]),
+        _ => {}
+    }
+    // Both spellings of the collection of uploads are in use.
+    if let Some(name) = rest.strip_suffix("/blobs/uploads/").or_else(|| rest.strip_suffix("/blobs/uploads")) {
+        // `x/blobs/uploads` could also be a blob called `uploads`, which is no digest: nothing is lost.
+        return only(method, &[(Method::POST, V2::StartUpload { image: image(name)? })]);
+    }
+    let (front, last) = rest.rsplit_once('/').ok_or(Refusal::NotFound)?;
+    if let Some(name) = front.strip_suffix("/blobs/uploads") {
+        let (image, id) = (image(name)?, last.parse().map_err(|_| Refusal::UnknownUpload)?);
+        return match *method {
+            Method::GET => Ok(V2::UploadStatus { image, id }),
+            Method::PATCH => Ok(V2::AppendUpload { image, id }),
+            Method::PUT => Ok(V2::FinishUpload { image, id }),
+            Method::DELETE => Ok(V2::CancelUpload { image, id }),
+            _ => Err(Refusal::MethodNotAllowed),
+        };
+    }
+    if let Some(name) = front.strip_suffix("/manifests") {
+        let (image, reference) = (image(name)?, last.parse().map_err(invalid_reference)?);
+        return match *method {
+            Method::GET => Ok(V2::GetManifest { image, reference }),
+            Method::PUT => Ok(V2::PutManifest { image, reference }),
+            Method::DELETE => Ok(V2::DeleteManifest { image, reference }),
+            _ => Err(Refusal::MethodNotAllowed),
+        };
+    }
+    if let Some(name) = front.strip_suffix("/blobs") {
+        let (image, digest) = (image(name)?, digest(last)?);
+        return match *method {
+            Method::GET => Ok(V2::GetBlob { image, digest }),
+            Method::DELETE => Ok(V2::DeleteBlob { image, digest }),
+            _ => Err(Refusal::MethodNotAllowed),
+        };
+    }
+    if let Some(name) = front.strip_suffix("/referrers") {
+        return only(method, &[(Method::GET, V2::Referrers { image: image(name)?, digest: digest(last)? })]);
+    }
+    match (front.strip_suffix("/tags"), last) {
+        (Some(name), "list") => only(method, &[(Method::GET, V2::Tags { image: image(name)? })]),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+fn v1(method: &Method, rest: &str) -> Result<V1, Refusal> {
+    match rest {
+        "_ping" => return only(method, &[(Method::GET, V1::Ping)]),
+        "users" | "users/" => return only(method, &[(Method::POST, V1::CreateUser), (Method::GET, V1::GetUser)]),
+        "search" => return only(method, &[(Method::GET, V1::Search)]),
+        _ => {}
+    }
+    if let Some(rest) = rest.strip_prefix("images/") {
+        return v1_image(method, rest);
+    }
+    let rest = rest.strip_prefix("repositories/").ok_or(Refusal::NotFound)?;
+    v1_repository(method, rest.strip_suffix('/').unwrap_or(rest))
+}
+
+fn v1_image(method: &Method, rest: &str) -> Result<V1, Refusal> {
+    let (id, what) = rest.split_once('/').ok_or(Refusal::NotFound)?;
+    let id: ImageId = id.parse().map_err(|_| Refusal::UnknownV1Image)?;
+    match what {
+        "json" => only(method, &[(Method::GET, V1::GetImageJson { id }), (Method::PUT, V1::PutImageJson { id })]),
+        "layer" => only(method, &[(Method::GET, V1::GetLayer { id }), (Method::PUT, V1::PutLayer { id })]),
+        "checksum" => only(method, &[(Method::PUT, V1::PutChecksum { id })]),
+        "ancestry" => only(method, &[(Method::GET, V1::GetAncestry { id })]),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+/// The last suffix that fits decides: `tags/images` is the image list of a repository called `tags`.
+fn v1_repository(method: &Method, rest: &str) -> Result<V1, Refusal> {
+    if let Some(name) = rest.strip_suffix("/images") {
+        let image = v1_name(name)?;
+        let put = V1::PutRepositoryImages { image: image.clone() };
+        return only(method, &[(Method::GET, V1::GetRepositoryImages { image }), (Method::PUT, put)]);
+    }
+    if let Some(name) = rest.strip_suffix("/tags") {
+        return only(method, &[(Method::GET, V1::GetTags { image: v1_name(name)? })]);
+    }
+    if let Some(name) = rest.strip_suffix("/properties") {
+        return only(method, &[(Method::GET, V1::GetProperties { image: v1_name(name)? })]);
+    }
+    if let Some((name, tag)) = rest.strip_suffix("/json").and_then(split_tag) {
+        return only(method, &[(Method::GET, V1::GetTagJson { image: v1_name(name)?, tag: parse_tag(tag)? })]);
+    }
+    if let Some(name) = rest.strip_suffix("/json") {
+        return only(method, &[(Method::GET, V1::GetRepositoryJson { image: v1_name(name)? })]);
+    }
+    if let Some((name, tag)) = split_tag(rest) {
+        let (image, tag) = (v1_name(name)?, parse_tag(tag)?);
+        let put = V1::PutTag { image: image.clone(), tag: tag.clone() };
+        return only(method, &[(Method::GET, V1::GetTag { image, tag }), (Method::PUT, put)]);
+    }
+    only(method, &[(Method::PUT, V1::PutRepository { image: v1_name(rest)? })])
+}
+
+/// `<name>/tags/<tag>`
+fn split_tag(rest: &str) -> Option<(&str, &str)> {
+    let (front, tag) = rest.rsplit_once('/')?;
+    Some((front.strip_suffix("/tags")?, tag))
+}
+
+/// The route of the method among those that the path has.
+fn only<R: Clone>(method: &Method, routes: &[(Method, R)]) -> Result<R, Refusal> {
+    routes.iter().find(|(allowed, _)| allowed == method).map(|(_, route)| route.clone()).ok_or(Refusal::MethodNotAllowed)
+}
+
+fn image(name: &str) -> Result<ImageName, Refusal> {
+    name.parse().map_err(|_| Refusal::InvalidName)
+}
+
+fn v1_name(name: &str) -> Result<ImageName, Refusal> {
+    ImageName::from_v1(name).map_err(|_| Refusal::InvalidName)
+}
+
+fn parse_tag(tag: &str) -> Result<Tag, Refusal> {
+    tag.parse().map_err(|_| Refusal::InvalidTag)
+}
+
+fn digest(text: &str) -> Result<Digest, Refusal> {
+    text.parse().map_err(|_| Refusal::InvalidDigest)
+}
+
+fn invalid_reference(invalid: InvalidReference) -> Refusal {
+    match invalid {
+        InvalidReference::Tag(_) => Refusal::InvalidTag,
+        InvalidReference::Digest(_) => Refusal::InvalidDigest,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const ROOT: &str = "/artifactory/api/docker/docker-local/";
+const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn parse(method: Method, tail: &str) -> Result<Route, Refusal> {
+    let path = format!("{ROOT}{tail}");
+    target(&path).map_err(|(_, refusal)| refusal)?.route(&method)
+}
+
+fn name(text: &str) -> ImageName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn both_prefixes_lead_to_the_repository() {
+    for root in [ROOT, "/api/docker/docker-local/"] {
+        let path = format!("{root}v2/");
+        let target = target(&path).unwrap();
+        assert_eq!((target.root, target.repository.as_str(), target.api), (root, "docker-local", Api::V2));
+    }
+}
+
+#[test]
+fn an_image_may_be_called_like_a_part_of_a_path() {
+    let latest: Reference = "latest".parse().unwrap();
+    for (method, tail, expected) in [
+        (Method::GET, "v2/tags/tags/list", V2::Tags { image: name("tags") }),
+        (Method::GET, "v2/tags/list/tags/list", V2::Tags { image: name("tags/list") }),
+        (Method::POST, "v2/blobs/uploads/blobs/uploads/", V2::StartUpload { image: name("blobs/uploads") }),
+        (Method::POST, "v2/a/blobs/uploads", V2::StartUpload { image: name("a") }),
+        (Method::GET, "v2/manifests/manifests/latest", V2::GetManifest { image: name("manifests"), reference: latest.clone() }),
+        (Method::HEAD, "v2/a/b/c/manifests/latest", V2::GetManifest { image: name("a/b/c"), reference: latest }),
+        (Method::GET, "v2", V2::Base),
+        (Method::GET, "v2/_catalog", V2::Catalog),
+    ] {
+        assert_eq!(parse(method, tail), Ok(Route::V2(expected)), "{tail}");
+    }
+    let tags: Tag = "tags".parse().unwrap();
+    for (method, tail, expected) in [
+        (Method::GET, "v1/repositories/tags/tags", V1::GetTags { image: name("library/tags") }),
+        (Method::GET, "v1/repositories/library/tags/tags/tags", V1::GetTag { image: name("library/tags"), tag: tags }),
+        (Method::GET, "v1/repositories/images/images", V1::GetRepositoryImages { image: name("library/images") }),
+        (Method::PUT, "v1/repositories/foo/", V1::PutRepository { image: name("library/foo") }),
+        (Method::PUT, "v1/repositories/foo", V1::PutRepository { image: name("library/foo") }),
+        (Method::PUT, "v1/repositories/jfrog/ubuntu/", V1::PutRepository { image: name("jfrog/ubuntu") }),
+        (Method::GET, "v1/repositories/a/json", V1::GetRepositoryJson { image: name("library/a") }),
+        (Method::POST, "v1/users/", V1::CreateUser),
+        (Method::GET, "v1/_ping", V1::Ping),
+    ] {
+        assert_eq!(parse(method, tail), Ok(Route::V1(expected)), "{tail}");
+    }
+    assert!(matches!(parse(Method::PUT, &format!("v1/images/{ID}/checksum")), Ok(Route::V1(V1::PutChecksum { .. }))));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (method, tail, refusal) in [
+        (Method::GET, "v2/A/tags/list", Refusal::InvalidName),
+        (Method::GET, "v2/a/manifests/-x", Refusal::InvalidTag),
+        (Method::GET, "v2/a/manifests/sha256:0", Refusal::InvalidDigest),
+        (Method::GET, "v2/a/blobs/sha256:0", Refusal::InvalidDigest),
+        (Method::PATCH, "v2/a/blobs/uploads/x", Refusal::UnknownUpload),
+        (Method::POST, "v2/a/manifests/latest", Refusal::MethodNotAllowed),
+        (Method::GET, "v2/a", Refusal::NotFound),
+        (Method::GET, "v3/", Refusal::NotFound),
+        (Method::GET, "v1/images/..x/json", Refusal::UnknownV1Image),
+        (Method::GET, "v1/images/0123456789abcdef/json", Refusal::UnknownV1Image),
+        (Method::PUT, "v1/repositories/foo/tags/-x", Refusal::InvalidTag),
+        (Method::PUT, "v1/repositories/Foo/", Refusal::InvalidName),
+        (Method::DELETE, "v1/_ping", Refusal::MethodNotAllowed),
+    ] {
+        assert_eq!(parse(method, tail), Err(refusal), "{tail}");
+    }
+}
+
+#[test]
+fn what_a_proxy_could_read_differently_is_refused() {
+    for tail in [
+        "v2/a/../b/tags/list",
+        "v2/./a",
+        "v2//a/tags/list",
+        "v2/a%2fb/tags/list",
+        "v2/%2e%2e/x",
+        "v2/a\\b/tags/list",
+        "v2/a%00/tags/list",
+        "v1/images/../json",
+        "v2/a\u{e9}/tags/list",
+        "v2/..",
+        "v2/a b/tags/list",
+    ] {
+        assert_eq!(parse(Method::GET, tail), Err(Refusal::UnsafePath), "{tail}");
+    }
+    assert_eq!(target("/v2/").unwrap_err(), (Api::Rest, Refusal::NotFound));
+    assert_eq!(target("//v2/").unwrap_err(), (Api::Rest, Refusal::UnsafePath));
+    assert_eq!(target("/artifactory/api/docker/-x/v2/").unwrap_err(), (Api::V2, Refusal::NotFound));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_a_panic(tail in "\\PC{0,80}", method in prop::sample::select(vec![Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE])) {
+        let _ = parse(method, &tail);
+        let _ = target(&tail).map(|target| target.route(&Method::GET));
+    }
+
+    #[test]
+    fn every_image_name_survives_every_v2_path(image in "[a-z0-9]{1,4}(/(tags|list|blobs|uploads|manifests|referrers|[a-z0-9]{1,4})){0,3}", tag in "[A-Za-z0-9_][A-Za-z0-9._-]{0,8}") {
+        let expected = V2::GetManifest { image: name(&image), reference: tag.parse().unwrap() };
+        prop_assert_eq!(parse(Method::GET, &format!("v2/{image}/manifests/{tag}")), Ok(Route::V2(expected)));
+        prop_assert_eq!(parse(Method::GET, &format!("v2/{image}/tags/list")), Ok(Route::V2(V2::Tags { image: name(&image) })));
+        prop_assert_eq!(parse(Method::POST, &format!("v2/{image}/blobs/uploads/")), Ok(Route::V2(V2::StartUpload { image: name(&image) })));
+    }
+}

@@ -1,0 +1,247 @@
+//! Docker Registry V1: what docker 0.10 to 1.12 asks for. Statuses, bodies and headers are those of the original
+//! registry wherever a client looks at them (protocol reference §2).
+
+use std::collections::BTreeMap;
+
+use berth_names::{ImageName, Tag};
+use berth_registry::Error;
+use berth_registry::v1::{IMAGE_JSON_BYTES_MAX, ImageId, TagRecord};
+use http::StatusCode;
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderName, PRAGMA, RANGE, WWW_AUTHENTICATE};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::body::{Unreadable, read_limited};
+use super::call::{Call, RequestBody};
+use super::errors;
+use super::respond::{Answer, With, empty, json, whole};
+use super::v2::stream_blob;
+
+const REGISTRY_VERSION: HeaderName = HeaderName::from_static("x-docker-registry-version");
+const REGISTRY_STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standalone");
+const ENDPOINTS: HeaderName = HeaderName::from_static("x-docker-endpoints");
+const TOKEN: HeaderName = HeaderName::from_static("x-docker-token");
+const SIZE: HeaderName = HeaderName::from_static("x-docker-size");
+const CHECKSUM: HeaderName = HeaderName::from_static("x-docker-checksum");
+const CHECKSUM_PAYLOAD: HeaderName = HeaderName::from_static("x-docker-checksum-payload");
+
+/// Old tools and docker up to 0.10 refuse a registry that does not tell its version; the original's last is told.
+const VERSION: &str = "0.9.1";
+
+/// The list of images that starts and ends a push: a few hundred bytes for each image and tag.
+const INDEX_BYTES_MAX: usize = 4 << 20;
+
+/// A tag's body is one quoted id.
+const TAG_BYTES_MAX: usize = 1 << 10;
+
+/// Images found by a search: what the protocol gives as default and as the most.
+const SEARCH_PAGE_DEFAULT: usize = 25;
+const SEARCH_PAGE_MAX: usize = 100;
+
+/// Images in a search without a term: tools use it to list everything.
+const SEARCH_ALL_MAX: usize = 10_000;
+
+/// An image never changes; only who may see it does.
+const FOREVER: &str = "private, max-age=31536000";
+
+type Outcome = Result<Answer, Error>;
+
+/// The protocol's "no data": the literal `true`.
+fn done() -> Answer {
+    json(StatusCode::OK, &true)
+}
+
+fn bad(message: &str) -> Outcome {
+    Ok(errors::v1(StatusCode::BAD_REQUEST, message))
+}
+
+/// Answers that may change must not be kept.
+fn fresh(answer: Answer) -> Answer {
+    answer.with(CACHE_CONTROL, "no-cache").with(PRAGMA, "no-cache").with(EXPIRES, "-1")
+}
+
+pub(crate) fn ping() -> Answer {
+    // Standalone makes docker send the password with every request over TLS, rather than a token.
+    fresh(done()).with(REGISTRY_VERSION, VERSION).with(REGISTRY_STANDALONE, "True")
+}
+
+/// `docker login` up to 1.10 first tries to register; this literal body makes it go on to check the password.
+pub(crate) fn user_exists() -> Answer {
+    whole(StatusCode::BAD_REQUEST, "application/json", r#""Username or email already exists""#.into())
+}
+
+pub(crate) fn user_is_valid() -> Answer {
+    fresh(json(StatusCode::OK, &"OK"))
+}
+
+/// Reads the list of images that starts or ends a push, and forgets it.
+///
+/// What it says is said again image by image and tag by tag; docker up to 0.7 even lists tags that it will move again.
+async fn check_index(body: RequestBody) -> Result<(), Outcome> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(rename = "id")]
+        _id: ImageId,
+    }
+    let bytes = match read_limited(body, INDEX_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(Unreadable::TooLarge) => return Err(Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Too many images"))),
+        Err(Unreadable::Interrupted) => return Err(Err(Error::Interrupted)),
+    };
+    let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad("Error Decoding JSON"))?;
+    serde_json::from_value::<Vec<Entry>>(value).map(drop).map_err(|_| bad("Invalid data"))
+}
+
+pub(crate) async fn put_repository(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
+    match check_index(body).await {
+        Ok(()) => Ok(fresh(with_session(call, image, "write", json(StatusCode::OK, &"")))),
+        Err(refused) => refused,
+    }
+}
+
+pub(crate) async fn put_repository_images(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
+    // Exactly 204: docker fails the whole push on anything else.
+    match check_index(body).await {
+        Ok(()) => Ok(with_session(call, image, "write", empty(StatusCode::NO_CONTENT))),
+        Err(refused) => refused,
+    }
+}
+
+pub(crate) async fn get_repository_images(call: &Call, image: &ImageName) -> Outcome {
+    let ids = match call.registry.v1_images(&call.repository.key, image).await {
+        Ok(ids) => ids,
+        Err(Error::ImageUnknown(_)) => return Ok(errors::v1(StatusCode::NOT_FOUND, "images not found")),
+        Err(error) => return Err(error),
+    };
+    // No `Tag` in the elements: docker would pull every image whose stale tag matches (protocol reference §2.3).
+    let list: Vec<Value> = ids.into_iter().map(|id| json!({ "id": id })).collect();
+    Ok(fresh(with_session(call, image, "read", json(StatusCode::OK, &list))))
+}
+
+/// Docker up to 1.6 gives up without both headers, even if it goes on with the password and never uses the token.
+fn with_session(call: &Call, image: &ImageName, access: &str, answer: Answer) -> Answer {
+    let token = format!("signature=standalone,repository=\"{image}\",access={access}");
+    let answer = answer.with(ENDPOINTS, call.view.origin.authority().to_string());
+    answer.with(WWW_AUTHENTICATE, format!("Token {token}")).with(TOKEN, token)
+}
+
+pub(crate) async fn get_tags(call: &Call, image: &ImageName) -> Outcome {
+    let tags = call.registry.v1_tags(&call.repository.key, image).await?;
+    let tags: BTreeMap<String, ImageId> = tags.into_iter().map(|(tag, row)| (tag.to_string(), row.id)).collect();
+    Ok(fresh(json(StatusCode::OK, &tags)))
+}
+
+pub(crate) async fn get_tag(call: &Call, image: &ImageName, tag: &Tag) -> Outcome {
+    // A bare JSON string: docker 1.8 and later decode nothing else.
+    Ok(fresh(json(StatusCode::OK, &call.registry.v1_tag(&call.repository.key, image, tag).await?.id)))
+}
+
+pub(crate) async fn put_tag(call: &Call, image: &ImageName, tag: &Tag, body: RequestBody) -> Outcome {
+    let id = match read_limited(body, TAG_BYTES_MAX).await {
+        Ok(bytes) => serde_json::from_slice::<String>(&bytes),
+        Err(Unreadable::TooLarge) => return bad("Invalid data"),
+        Err(Unreadable::Interrupted) => return Err(Error::Interrupted),
+    };
+    let Ok(id) = id else { return bad("Invalid data") };
+    let Ok(id) = id.parse::<ImageId>() else { return Ok(errors::v1(StatusCode::NOT_FOUND, "Image not found")) };
+    call.registry.put_v1_tag(&call.repository.key, image, tag, &id, call.user_agent()).await?;
+    Ok(fresh(done()))
+}
+
+pub(crate) async fn get_tag_json(call: &Call, image: &ImageName, tag: &Tag) -> Outcome {
+    let row = call.registry.v1_tag(&call.repository.key, image, tag).await?;
+    Ok(fresh(json(StatusCode::OK, &push_information(Some(&row)))))
+}
+
+pub(crate) async fn get_repository_json(call: &Call, image: &ImageName) -> Outcome {
+    let tags = call.registry.v1_tags(&call.repository.key, image).await?;
+    let latest = tags.iter().find(|(tag, _)| tag.as_str() == "latest").map(|(_, row)| row);
+    Ok(fresh(json(StatusCode::OK, &push_information(latest))))
+}
+
+/// Who pushed a tag and when, from the words of the client's `User-Agent` (protocol reference §2.4).
+fn push_information(row: Option<&TagRecord>) -> Value {
+    let agent = row.map_or("", |row| row.user_agent.as_str());
+    let word = |name: &str| agent.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('/'));
+    json!({
+        "last_update": row.map(|row| row.updated_ms / 1000),
+        "docker_version": word("docker"),
+        "docker_go_version": word("go"),
+        "arch": word("arch").unwrap_or("amd64"),
+        "os": word("os").unwrap_or("linux"),
+        "kernel": word("kernel"),
+    })
+}
+
+pub(crate) async fn get_properties(call: &Call, image: &ImageName) -> Outcome {
+    call.registry.v1_tags(&call.repository.key, image).await?;
+    let access = if call.repository.anonymous_pull { "public" } else { "private" };
+    Ok(fresh(json(StatusCode::OK, &json!({ "access": access }))))
+}
+
+pub(crate) async fn put_image_json(call: &Call, id: &ImageId, body: RequestBody) -> Outcome {
+    let bytes = match read_limited(body, IMAGE_JSON_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(Unreadable::TooLarge) => return Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Image JSON is too large")),
+        Err(Unreadable::Interrupted) => return Err(Error::Interrupted),
+    };
+    call.registry.put_v1_json(&call.repository.key, id, bytes).await?;
+    Ok(fresh(done()))
+}
+
+pub(crate) async fn get_image_json(call: &Call, id: &ImageId) -> Outcome {
+    let image = call.registry.v1_image(&call.repository.key, id).await?;
+    let answer = whole(StatusCode::OK, "application/json", image.json).with(CACHE_CONTROL, FOREVER);
+    let answer = answer.with(SIZE, image.layer_size.to_string());
+    Ok(match image.payload_checksum {
+        Some(checksum) => answer.with(CHECKSUM_PAYLOAD, checksum),
+        None => answer,
+    })
+}
+
+pub(crate) async fn put_layer(call: &Call, id: &ImageId, body: RequestBody) -> Outcome {
+    call.registry.put_v1_layer(&call.repository.key, id, body).await?;
+    Ok(fresh(done()))
+}
+
+pub(crate) async fn get_layer(call: &Call, id: &ImageId) -> Outcome {
+    let layer = call.registry.v1_layer(&call.repository.key, id).await?;
+    let describe =
+        |answer: Answer| answer.with(CONTENT_TYPE, "application/octet-stream").with(CACHE_CONTROL, FOREVER).with(ACCEPT_RANGES, "bytes");
+    if call.is_head {
+        return Ok(describe(empty(StatusCode::OK).with(CONTENT_LENGTH, layer.size.to_string())));
+    }
+    Ok(describe(stream_blob(&layer, call.header(RANGE))))
+}
+
+pub(crate) async fn put_checksum(call: &Call, id: &ImageId) -> Outcome {
+    let claimed: Vec<String> = [CHECKSUM_PAYLOAD, CHECKSUM].into_iter().filter_map(|name| call.header(name)).map(str::to_owned).collect();
+    call.registry.put_v1_checksum(&call.repository.key, id, &claimed).await?;
+    Ok(fresh(done()))
+}
+
+pub(crate) async fn get_ancestry(call: &Call, id: &ImageId) -> Outcome {
+    let chain = call.registry.v1_ancestry(&call.repository.key, id).await?;
+    Ok(json(StatusCode::OK, &chain).with(CACHE_CONTROL, FOREVER))
+}
+
+pub(crate) async fn search(call: &Call) -> Outcome {
+    let term = call.query.get("q").unwrap_or_default();
+    let number = |name: &str, default: usize| call.query.get(name).map_or(Some(default), |text| text.parse().ok());
+    let (size_default, size_max) = if term.is_empty() { (SEARCH_ALL_MAX, SEARCH_ALL_MAX) } else { (SEARCH_PAGE_DEFAULT, SEARCH_PAGE_MAX) };
+    let (Some(size), Some(page)) = (number("n", size_default), number("page", 1)) else { return bad("n and page must be whole numbers") };
+    let (size, page) = (size.clamp(1, size_max), page.max(1));
+    let found = call.registry.search(&call.repository.key, term, page, size).await?;
+    let describe = |name: &String| {
+        json!({
+            "name": name, "description": "", "star_count": 0,
+            "is_official": false, "is_trusted": false, "is_automated": false,
+        })
+    };
+    let results: Vec<Value> = found.names.iter().map(describe).collect();
+    let answer = json!({
+        "query": term, "num_results": found.total, "results": results,
+        "num_pages": found.total.div_ceil(size), "page": page, "page_size": size,
+    });
+    Ok(fresh(json(StatusCode::OK, &answer)))
+}

@@ -1,0 +1,242 @@
+//! Docker Registry V2 and OCI distribution: take apart, one call to the registry, put together.
+
+use berth_names::{Digest, ImageName, Reference};
+use berth_registry::{BlobContent, Error, MANIFEST_BYTES_MAX, Page, UploadId};
+use http::StatusCode;
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LINK, LOCATION, RANGE,
+};
+use serde_json::json;
+
+use super::body::{ResponseBody, Unreadable, read_limited};
+use super::call::{Call, RequestBody};
+use super::errors;
+use super::params::{ByteRange, PageSize, content_range, requested_range};
+use super::respond::{Answer, With, empty, json, whole};
+
+pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Content under a digest never changes; only who may see it does.
+const FOREVER: &str = "private, max-age=31536000";
+
+type Outcome = Result<Answer, Error>;
+
+fn invalid(code: &str, message: &str) -> Outcome {
+    Ok(errors::v2(StatusCode::BAD_REQUEST, code, message))
+}
+
+pub(crate) fn base() -> Answer {
+    json(StatusCode::OK, &json!({}))
+}
+
+pub(crate) async fn get_manifest(call: &Call, image: &ImageName, reference: &Reference) -> Outcome {
+    let manifest = call.registry.manifest(&call.repository.key, image, reference).await?;
+    let etag = format!("\"{}\"", manifest.digest);
+    let digest = manifest.digest.to_string();
+    if call.header(IF_NONE_MATCH).is_some_and(|seen| seen.split(',').any(|one| one.trim() == etag)) {
+        return Ok(empty(StatusCode::NOT_MODIFIED).with(ETAG, etag).with(CONTENT_DIGEST, digest));
+    }
+    Ok(whole(StatusCode::OK, &manifest.media_type, manifest.bytes).with(ETAG, etag).with(CONTENT_DIGEST, digest))
+}
+
+pub(crate) async fn put_manifest(call: &Call, image: &ImageName, reference: &Reference, body: RequestBody) -> Outcome {
+    let bytes = match read_limited(body, MANIFEST_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(Unreadable::TooLarge) => return Err(Error::ManifestTooLarge { max: MANIFEST_BYTES_MAX }),
+        Err(Unreadable::Interrupted) => return Err(Error::Interrupted),
+    };
+    let stored = call.registry.put_manifest(&call.repository.key, image, reference, call.header(CONTENT_TYPE), bytes).await?;
+    let location = format!("{}v2/{image}/manifests/{}", call.view.location_root(call.user_agent()), stored.digest);
+    let answer = empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, stored.digest.to_string());
+    Ok(match stored.subject {
+        Some(subject) => answer.with(OCI_SUBJECT, subject.to_string()),
+        None => answer,
+    })
+}
+
+pub(crate) async fn delete_manifest(call: &Call, image: &ImageName, reference: &Reference) -> Outcome {
+    call.registry.delete_manifest(&call.repository.key, image, reference).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+pub(crate) async fn get_blob(call: &Call, image: &ImageName, digest: &Digest) -> Outcome {
+    let etag = format!("\"{digest}\"");
+    let describe = |answer: Answer| {
+        answer
+            .with(CONTENT_TYPE, "application/octet-stream")
+            .with(CONTENT_DIGEST, digest.to_string())
+            .with(ETAG, &etag)
+            .with(CACHE_CONTROL, FOREVER)
+            .with(ACCEPT_RANGES, "bytes")
+    };
+    if call.is_head {
+        let size = call.registry.stat_blob(&call.repository.key, image, digest).await?;
+        return Ok(describe(empty(StatusCode::OK).with(CONTENT_LENGTH, size.to_string())));
+    }
+    let blob = call.registry.open_blob(&call.repository.key, image, digest).await?;
+    if call.header(IF_NONE_MATCH).is_some_and(|seen| seen.split(',').any(|one| one.trim() == etag)) {
+        return Ok(describe(empty(StatusCode::NOT_MODIFIED)));
+    }
+    Ok(describe(stream_blob(&blob, call.header(RANGE))))
+}
+
+/// A blob or the part of it that a `Range` header asks for; V1 layers are served the same way.
+pub(crate) fn stream_blob(blob: &BlobContent, range: Option<&str>) -> Answer {
+    let (status, range) = match requested_range(range, blob.size) {
+        ByteRange::Whole => (StatusCode::OK, 0..blob.size),
+        ByteRange::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+        ByteRange::Unsatisfiable => {
+            // Docker takes a 416 without a body for "you have everything" (protocol reference §4.7).
+            return empty(StatusCode::RANGE_NOT_SATISFIABLE)
+                .with(CONTENT_RANGE, format!("bytes */{}", blob.size))
+                .with(CONTENT_LENGTH, "0");
+        }
+    };
+    let left = range.end - range.start;
+    let mut answer = empty(status);
+    if status == StatusCode::PARTIAL_CONTENT {
+        answer = answer.with(CONTENT_RANGE, format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size));
+    }
+    *answer.body_mut() = ResponseBody::Stream { left, pieces: blob.read(range) };
+    answer
+}
+
+pub(crate) async fn delete_blob(call: &Call, image: &ImageName, digest: &Digest) -> Outcome {
+    call.registry.delete_blob(&call.repository.key, image, digest).await?;
+    Ok(empty(StatusCode::ACCEPTED).with(CONTENT_DIGEST, digest.to_string()))
+}
+
+pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
+    let repository = &call.repository.key;
+    if let Some(mount) = call.query.get("mount") {
+        let Ok(digest) = mount.parse::<Digest>() else { return invalid("DIGEST_INVALID", "mount must be a digest") };
+        // Without a source, or with one that does not have it, the client uploads.
+        if let Some(from) = call.query.get("from") {
+            let Ok(from) = from.parse::<ImageName>() else { return invalid("NAME_INVALID", "from must be an image name") };
+            if call.registry.mount_blob(repository, &from, image, &digest).await? {
+                return Ok(created(call, image, &digest));
+            }
+        }
+    }
+    let id = call.registry.start_upload(repository, image, call.owner()).await?;
+    match call.query.get("digest") {
+        Some(digest) => match digest.parse() {
+            Ok(digest) => finish(call, image, &id, &digest, body).await,
+            Err(_) => invalid("DIGEST_INVALID", "digest must be a digest"),
+        },
+        None => Ok(accepted(call, image, &id, 0)),
+    }
+}
+
+pub(crate) async fn upload_status(call: &Call, image: &ImageName, id: &UploadId) -> Outcome {
+    let progress = call.registry.upload_progress(&call.repository.key, image, call.owner(), id).await?;
+    Ok(positioned(empty(StatusCode::NO_CONTENT), call, image, id, progress.offset))
+}
+
+pub(crate) async fn append_upload(call: &Call, image: &ImageName, id: &UploadId, body: RequestBody) -> Outcome {
+    let chunk = match call.header(CONTENT_RANGE).map(content_range) {
+        Some(None) => return invalid("BLOB_UPLOAD_INVALID", "Content-Range must be <first>-<last>"),
+        Some(Some((start, end))) => (Some(start), Some(end - start + 1)),
+        None => (None, None),
+    };
+    match call.registry.append_upload(&call.repository.key, image, call.owner(), id, chunk, body).await {
+        Ok(progress) => Ok(accepted(call, image, id, progress.offset)),
+        Err(error @ Error::ChunkOutOfOrder { offset }) => Ok(positioned(errors::of_v2(&error), call, image, id, offset)),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn finish_upload(call: &Call, image: &ImageName, id: &UploadId, body: RequestBody) -> Outcome {
+    let Some(Ok(digest)) = call.query.get("digest").map(str::parse) else {
+        return invalid("DIGEST_INVALID", "the digest parameter is missing or no digest");
+    };
+    finish(call, image, id, &digest, body).await
+}
+
+async fn finish(call: &Call, image: &ImageName, id: &UploadId, digest: &Digest, body: RequestBody) -> Outcome {
+    call.registry.finish_upload(&call.repository.key, image, call.owner(), id, digest, body).await?;
+    Ok(created(call, image, digest))
+}
+
+pub(crate) async fn cancel_upload(call: &Call, image: &ImageName, id: &UploadId) -> Outcome {
+    call.registry.cancel_upload(&call.repository.key, image, call.owner(), id).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+fn created(call: &Call, image: &ImageName, digest: &Digest) -> Answer {
+    let location = format!("{}v2/{image}/blobs/{digest}", call.view.location_root(call.user_agent()));
+    empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, digest.to_string())
+}
+
+fn accepted(call: &Call, image: &ImageName, id: &UploadId, offset: u64) -> Answer {
+    positioned(empty(StatusCode::ACCEPTED), call, image, id, offset)
+}
+
+/// Tells the client where its upload is and how far. An empty upload is `0-0`, as every registry has it.
+fn positioned(answer: Answer, call: &Call, image: &ImageName, id: &UploadId, offset: u64) -> Answer {
+    answer
+        .with(LOCATION, format!("{}v2/{image}/blobs/uploads/{id}", call.view.location_root(call.user_agent())))
+        .with(RANGE, format!("0-{}", offset.saturating_sub(1)))
+        .with(UPLOAD_UUID, id.to_string())
+}
+
+pub(crate) async fn tags(call: &Call, image: &ImageName) -> Outcome {
+    let limit = match call.query.page_size() {
+        PageSize::Invalid => return bad_page_size(),
+        PageSize::Absent => None,
+        PageSize::Entries(limit) => Some(limit),
+    };
+    let page = call.registry.tags(&call.repository.key, image, call.query.get("last"), limit).await?;
+    let answer = json(StatusCode::OK, &json!({ "name": image.as_str(), "tags": page.names }));
+    Ok(linked(answer, call, &format!("v2/{image}/tags/list"), &page, limit))
+}
+
+pub(crate) async fn catalog(call: &Call) -> Outcome {
+    /// Images in one answer when the client does not say how many.
+    const DEFAULT: usize = 1000;
+    let limit = match call.query.page_size() {
+        PageSize::Invalid => return bad_page_size(),
+        PageSize::Absent => DEFAULT,
+        PageSize::Entries(limit) => limit,
+    };
+    let page = call.registry.images(&call.repository.key, call.query.get("last"), Some(limit)).await?;
+    let answer = json(StatusCode::OK, &json!({ "repositories": page.names }));
+    Ok(linked(answer, call, "v2/_catalog", &page, Some(limit)))
+}
+
+fn bad_page_size() -> Outcome {
+    invalid("PAGINATION_NUMBER_INVALID", "n must be a whole number, zero or more")
+}
+
+/// Where the next page is. Names need no escaping in a query.
+fn linked(answer: Answer, call: &Call, path: &str, page: &Page, limit: Option<usize>) -> Answer {
+    match (page.names.last(), limit) {
+        (Some(last), Some(limit)) if page.more => {
+            answer.with(LINK, format!("<{}{path}?n={limit}&last={last}>; rel=\"next\"", call.view.location_root(call.user_agent())))
+        }
+        _ => answer,
+    }
+}
+
+pub(crate) async fn referrers(call: &Call, image: &ImageName, subject: &Digest) -> Outcome {
+    let wanted = call.query.get("artifactType");
+    let found = call.registry.referrers(&call.repository.key, image, subject).await?;
+    let manifests: Vec<_> = found
+        .into_iter()
+        .filter(|referrer| wanted.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted)))
+        .map(|referrer| {
+            json!({
+                "mediaType": referrer.media_type, "digest": referrer.digest, "size": referrer.size,
+                "artifactType": referrer.artifact_type, "annotations": referrer.annotations,
+            })
+        })
+        .collect();
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+    let answer = json(StatusCode::OK, &index).with(CONTENT_TYPE, OCI_INDEX);
+    Ok(if wanted.is_some() { answer.with(OCI_FILTERS, "artifactType") } else { answer })
+}

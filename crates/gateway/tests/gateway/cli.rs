@@ -1,0 +1,81 @@
+//! The command line, and the examples that are shipped.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::{Site, command, echo, free_port, plain_binding};
+
+fn run(arguments: &[&str]) -> (bool, String, String) {
+    let Output { status, stdout, stderr } = command(arguments).output().unwrap();
+    (status.success(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn check_says_what_is_wrong_and_where() {
+    let site = Site::without_backend();
+    let good = site.configuration(&(plain_binding(5000) + &plain_binding(5001)));
+    assert_eq!(run(&["check", "--config", good.to_str().unwrap()]), (true, "configuration ok: 2 bindings\n".to_owned(), String::new()));
+
+    let bad = site.configuration("[[binding]]\nlisten = \"127.0.0.1:5000\"\nrepositry = \"r\"\n");
+    let (ok, stdout, stderr) = run(&["check", "--config", bad.to_str().unwrap()]);
+    assert!(!ok && stdout.is_empty());
+    assert!(stderr.starts_with(&format!("{}:5:1: unknown field `repositry`", bad.display())), "{stderr}");
+    assert!(stderr.ends_with("did you mean `repository`?\n"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_stops_the_start() {
+    let site = Site::new(echo);
+    let (_gateway, taken) = site.start_plain().await;
+    let configuration = site.configuration(&(plain_binding(free_port()) + &plain_binding(taken)));
+    let (ok, stdout, stderr) = run(&["serve", "--config", configuration.to_str().unwrap()]);
+    assert!(!ok && stdout.is_empty());
+    assert!(stderr.contains(&format!("cannot listen on 127.0.0.1:{taken}: Address already in use")), "{stderr}");
+}
+
+#[test]
+fn self_signed_prints_the_fingerprint_and_keeps_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments =
+        ["cert", "self-signed", "--dir", directory.path().to_str().unwrap(), "--name", "localhost", "--ip", "127.0.0.1", "--ip", "::1"];
+    let (ok, first, _) = run(&arguments);
+    assert!(ok && first.starts_with("server certificate: issued\n"), "{first}");
+    let (ok, second, _) = run(&arguments);
+    assert!(ok && second.starts_with("server certificate: kept\n"), "{second}");
+    let fingerprint = |text: &str| text.lines().last().unwrap().to_owned();
+    assert_eq!(fingerprint(&first), fingerprint(&second));
+    assert_eq!(fingerprint(&first).split(':').count(), 33);
+}
+
+/// Each example is checked in a directory that has the certificates it names.
+#[test]
+fn every_example_is_a_good_configuration() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proxy-config");
+    let mut checked = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let example = entry.unwrap().path();
+        if example.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let text = fs::read_to_string(&example).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let certificates = directory.path().join("made");
+        berth_gateway::cert::self_signed(&certificates, &["localhost".to_owned()], &[]).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        for binding in table["binding"].as_array().unwrap() {
+            for (field, made) in [("certificate", "server.pem"), ("key", "server.key")] {
+                let Some(file) = binding.get(field) else { continue };
+                let file = directory.path().join(file.as_str().unwrap());
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::copy(certificates.join(made), file).unwrap();
+            }
+        }
+        let configuration = directory.path().join("gateway.toml");
+        fs::write(&configuration, text).unwrap();
+        let (ok, stdout, stderr) = run(&["check", "--config", configuration.to_str().unwrap()]);
+        assert!(ok && stdout.starts_with("configuration ok"), "{}: {stderr}", example.display());
+        checked += 1;
+    }
+    assert!(checked >= 5, "{checked} examples");
+}
