@@ -7,8 +7,8 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
 use crate::refusal::Refusal;
 
-/// Most header fields of a request. The backend's parser stops at the same number.
-pub const HEADER_FIELDS_MAX: usize = 100;
+/// Most header fields of a request. The backend's parser takes 100, and the proxy adds six.
+pub const HEADER_FIELDS_MAX: usize = 90;
 
 /// Longest head of a request, in bytes: request line and header fields. Tokens and cookies stay far below.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;

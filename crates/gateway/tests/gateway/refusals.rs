@@ -59,7 +59,6 @@ async fn ambiguous_requests_are_refused_and_their_connection_is_closed() {
         "ftp://a/v2/",
         "http://b/v2/",
         "http:/v2/",
-        "/v2/?a b",
         "/v2/?%zz",
     ] {
         requests.push(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into());
@@ -186,8 +185,8 @@ async fn heads_are_bounded() {
     let (site, _) = counting();
     let (_gateway, port) = site.start_plain().await;
     let ask = async |fields: String| raw(port, format!("GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n")).await.0;
-    assert_eq!(ask("A: b\r\n".repeat(98)).await, 200);
-    assert_eq!(ask("A: b\r\n".repeat(99)).await, 431);
+    assert_eq!(ask("A: b\r\n".repeat(88)).await, 200);
+    assert_eq!(ask("A: b\r\n".repeat(89)).await, 431);
     assert_eq!(ask(format!("A: {}\r\n", "b".repeat(31 * 1024))).await, 200);
     assert_eq!(ask(format!("A: {}\r\n", "b".repeat(33 * 1024))).await, 431);
 }

@@ -38,10 +38,11 @@ fn an_image_may_be_called_like_a_part_of_a_path() {
     ] {
         assert_eq!(parse(method, tail), Ok(Route::V2(expected)), "{tail}");
     }
-    let tags: Tag = "tags".parse().unwrap();
+    let one: Tag = "1.0".parse().unwrap();
     for (method, tail, expected) in [
         (Method::GET, "v1/repositories/tags/tags", V1::GetTags { image: name("library/tags") }),
-        (Method::GET, "v1/repositories/library/tags/tags/tags", V1::GetTag { image: name("library/tags"), tag: tags }),
+        (Method::GET, "v1/repositories/library/tags/tags/tags", V1::GetTags { image: name("library/tags/tags") }),
+        (Method::GET, "v1/repositories/library/tags/tags/1.0", V1::GetTag { image: name("library/tags"), tag: one }),
         (Method::GET, "v1/repositories/images/images", V1::GetRepositoryImages { image: name("library/images") }),
         (Method::PUT, "v1/repositories/foo/", V1::PutRepository { image: name("library/foo") }),
         (Method::PUT, "v1/repositories/foo", V1::PutRepository { image: name("library/foo") }),
