@@ -291,3 +291,6 @@ fn without_body(answer: Answer) -> Answer {
         _ => answer,
     }
 }
+
+#[cfg(test)]
+mod tests;

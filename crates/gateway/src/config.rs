@@ -6,6 +6,7 @@
 mod problem;
 mod table;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -64,6 +65,15 @@ impl ListenerConfig {
     /// What requests need to know of it, once it listens on `port`.
     pub fn listener(&self, port: u16) -> Listener {
         Listener { scheme: self.scheme, port, bindings: self.bindings.clone() }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(address) => address.fmt(f),
+        }
     }
 }
 

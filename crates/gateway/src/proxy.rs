@@ -6,7 +6,8 @@
 //! - Bodies are streamed and unbounded. A transfer may take days, but not stand still.
 //! - A request is logged once, at its end, without its `Authorization` and its query.
 
-use std::str;
+use std::any::Any;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -18,8 +19,6 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
-use std::any::Any;
-use std::sync::Arc;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
@@ -56,12 +55,14 @@ const CLAIMS: [HeaderName; 3] =
 #[derive(Debug)]
 pub struct Gateway {
     backend: HttpPeer,
+    /// Where it is, for the log.
+    address: Upstream,
 }
 
 impl Gateway {
     /// A proxy to this backend.
-    pub fn new(upstream: &Upstream) -> Self {
-        Self { backend: upstream::peer(upstream) }
+    pub fn new(upstream: Upstream) -> Self {
+        Self { backend: upstream::peer(&upstream), address: upstream }
     }
 }
 
@@ -139,12 +140,32 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() { Ok(()) } else { head.insert_header(X_REQUEST_ID, request.id.clone()) }
     }
 
+    /// Pingora's default, less its context: the error is logged with the backend's real address.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        _: &mut Request,
+        client_reused: bool,
+    ) -> Box<Error> {
+        if session.req_header().method.is_idempotent() && !session.retry_buffer_truncated() {
+            // A kept connection may have been closed by the backend just then.
+            error.retry.decide_reuse(client_reused);
+        } else {
+            error.set_retry(false);
+        }
+        error
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
         let refusal = refusal(error);
         match refusal {
             None => debug!(request.id = request.id(), %error, "client went away"),
             Some(Refusal::Internal) => error!(request.id = request.id(), %error, "request failed"),
-            Some(refusal) if refusal.status().is_server_error() => warn!(request.id = request.id(), %error, "backend failed"),
+            Some(refusal) if refusal.status().is_server_error() => {
+                warn!(request.id = request.id(), backend.address = %self.address, %error, "backend failed");
+            }
             Some(_) => debug!(request.id = request.id(), %error, "bad request"),
         }
         // An answer that has begun can only be cut off, which is what the client must see.

@@ -37,7 +37,7 @@ impl Bound {
         for socket in &sockets {
             info!(listen.address = %socket.address(), scheme = socket.scheme(), "listening");
         }
-        let mut proxy = HttpProxy::new(Gateway::new(&config.upstream), Arc::new(server_conf()));
+        let mut proxy = HttpProxy::new(Gateway::new(config.upstream), Arc::new(server_conf()));
         proxy.handle_init_modules();
         let connections = Connections::default();
         let (stop, stopping) = watch::channel(false);

@@ -1,5 +1,8 @@
 //! The real `berth-gateway` between raw clients and a backend that each test makes up.
 
+// Helpers are no test functions to clippy, but nothing else calls them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 mod cli;
