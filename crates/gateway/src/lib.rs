@@ -11,6 +11,7 @@ pub mod head;
 pub mod refusal;
 pub mod rewrite;
 
+mod access;
 pub mod connection;
 pub mod listener;
 pub mod proxy;

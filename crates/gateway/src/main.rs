@@ -17,8 +17,11 @@ use tracing_subscriber::EnvFilter;
 /// Names the environment variable that replaces [`LOG_DEFAULT`], in the form `info,access=off,berth_gateway=debug`.
 const LOG_VARIABLE: &str = "BERTH_LOG";
 
-/// Pingora reports every client that breaks off as an error; what matters of it is in our own lines.
-const LOG_DEFAULT: &str = "info,pingora_core=error,pingora_proxy=off";
+const LOG_DEFAULT: &str = "info";
+
+/// Holds under any setting: Pingora reports every client that breaks off as an error, and at its lower levels prints
+/// whole heads, with their `Authorization`. What matters of it is in our own lines.
+const LOG_ALWAYS: [&str; 2] = ["pingora_core=error", "pingora_proxy=off"];
 
 /// The gateway of a Berth registry.
 #[derive(Debug, Parser)]
@@ -111,6 +114,7 @@ fn make_certificates(directory: &Path, names: &[String], addresses: &[IpAddr]) -
 
 fn start_logging() {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let filter = LOG_ALWAYS.iter().filter_map(|directive| directive.parse().ok()).fold(filter, EnvFilter::add_directive);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
 }
 

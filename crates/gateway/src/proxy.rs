@@ -4,7 +4,7 @@
 //! - Nothing reaches the backend that [`head::check`] and [`rewrite`] have not let pass.
 //! - Forwarding headers tell what the gateway saw, never what a client claimed.
 //! - Bodies are streamed and unbounded. A transfer may take days, but not stand still.
-//! - A request is logged once, at its end, without its `Authorization` and its query.
+//! - A request is logged once, at its end, in the module `access`.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::config::Upstream;
 use crate::connection::{Connection, KEEPALIVE, scheme_header};
 use crate::refusal::{Api, Refusal};
-use crate::{head, rewrite, upstream};
+use crate::{access, head, rewrite, upstream};
 
 /// How long a client may send nothing of a body, or take nothing of an answer. A paused laptop or a slow registry mirror
 /// comes back within minutes; a vanished client should not hold a backend's upload open for longer.
@@ -69,17 +69,17 @@ impl Gateway {
 /// What is known of one request.
 #[derive(Debug)]
 pub struct Request {
-    started: Instant,
+    pub(crate) started: Instant,
     /// 128 random bits in hexadecimal.
     id: HeaderValue,
     /// Present from the moment that its head has arrived.
-    connection: Option<Arc<Connection>>,
+    pub(crate) connection: Option<Arc<Connection>>,
     /// Present once it has been admitted.
-    upstream: Option<rewrite::Upstream>,
+    pub(crate) upstream: Option<rewrite::Upstream>,
 }
 
 impl Request {
-    fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
 }
@@ -188,13 +188,15 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        log_access(session, request);
+        access::log(session, request);
         if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
             linger(session).await;
         }
     }
 }
 
+/// Pingora's default of aborting when a client closes its side stays: registry clients never half-close, and what a
+/// vanished client asked for should not go on.
 fn set_limits(session: &mut Session) {
     session.set_read_timeout(Some(BODY_IDLE_MAX));
     session.set_write_timeout(Some(BODY_IDLE_MAX));
@@ -280,28 +282,6 @@ async fn linger(session: &mut Session) {
         }
     };
     let _ = timeout(LINGER_MAX, discard).await;
-}
-
-fn log_access(session: &Session, request: &Request) {
-    let head = session.req_header();
-    let target = head.raw_path();
-    // The query may hold a token.
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let host = head.headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-    info!(
-        target: "access",
-        method = head.method.as_str(),
-        path = &*String::from_utf8_lossy(path),
-        status = session.response_written().map_or(0, |head| head.status.as_u16()),
-        body.bytes_in = session.body_bytes_read(),
-        body.bytes_out = session.body_bytes_sent(),
-        elapsed_ms = u64::try_from(request.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        repository = request.upstream.as_ref().map(|upstream| upstream.repository.as_str()),
-        host = &*String::from_utf8_lossy(host),
-        client.address = request.connection.as_ref().map(|connection| tracing::field::display(connection.client)),
-        request.id = request.id(),
-        "request"
-    );
 }
 
 fn request_id() -> HeaderValue {

@@ -1,11 +1,11 @@
 //! Taking in a body: while one chunk arrives, the one before it is hashed and the one before that is written.
 //!
-//! Memory is bounded by [`CHUNK_BYTES`] × ([`WRITES_IN_FLIGHT_MAX`] + 2) for each body, whatever its length.
+//! Memory is bounded by [`Chunk::BYTES`] × ([`WRITES_IN_FLIGHT_MAX`] + 2) for each body, whatever its length.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use berth_storage::{BlobStore, DataId, SMALL_BLOB_BYTES_MAX, aligned_chunk};
+use berth_storage::{BlobStore, Chunk, DataId, SMALL_BLOB_BYTES_MAX};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -13,9 +13,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::hash::Absorb;
 use crate::{Error, Result};
-
-/// Bytes that are hashed and written at a time.
-const CHUNK_BYTES: usize = 512 << 10;
 
 /// Chunks of one body that may be on their way to the disk at once.
 const WRITES_IN_FLIGHT_MAX: usize = 2;
@@ -62,42 +59,38 @@ pub(crate) async fn receive<H: Absorb>(
     }
     let end = outcome?;
     let hash = sink.hashing.await.map_err(|_| Error::Internal("hashing died"))?;
-    Ok((Received { data: sink.data, small: sink.small, size: sink.size }, hash, end))
+    Ok((Received { data: sink.data, small: sink.small.freeze(), size: sink.size }, hash, end))
 }
 
 struct Sink<H> {
     blobs: Arc<dyn BlobStore>,
     data: Option<DataId>,
-    /// Bytes received, including those in `chunk`.
+    /// Bytes received so far.
     size: u64,
-    /// Bytes not yet handed on. Until there is data, these are all the bytes.
-    chunk: BytesMut,
-    /// How many bytes at the start of `chunk` were hashed in an earlier request.
+    /// All of them, until there is data.
+    small: BytesMut,
+    /// How many of those were hashed in an earlier request.
     hashed: usize,
+    /// Bytes not yet handed on, once there is data.
+    chunk: Option<Chunk>,
     hashing: JoinHandle<H>,
     writes: VecDeque<JoinHandle<berth_storage::Result<()>>>,
     /// Whether anything was written that is not sealed yet.
     dirty: bool,
-    /// All the bytes at the end, if there is no data.
-    small: Bytes,
 }
 
 impl<H: Absorb> Sink<H> {
     fn new(blobs: Arc<dyn BlobStore>, received: Received, hash: H) -> Self {
-        let hashed = received.small.len();
-        let mut chunk = BytesMut::new();
-        chunk.extend_from_slice(&received.small);
-        let hashing = spawn_blocking(move || hash);
         Self {
             blobs,
             data: received.data,
             size: received.size,
-            chunk,
-            hashed,
-            hashing,
+            hashed: received.small.len(),
+            small: received.small.into(),
+            chunk: None,
+            hashing: spawn_blocking(move || hash),
             writes: VecDeque::new(),
             dirty: false,
-            small: Bytes::new(),
         }
     }
 
@@ -114,45 +107,43 @@ impl<H: Absorb> Sink<H> {
     }
 
     async fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            if self.data.is_none() && self.chunk.len() + bytes.len() > SMALL_BLOB_BYTES_MAX {
-                self.become_data();
+        self.size += bytes.len() as u64;
+        let data = match self.data {
+            Some(data) => data,
+            None if self.small.len() + bytes.len() <= SMALL_BLOB_BYTES_MAX => {
+                self.small.extend_from_slice(bytes);
+                return Ok(());
             }
-            // Small bodies grow as they come; data is cut so that every chunk but the first of a request is aligned.
-            let room = if self.data.is_some() { self.chunk_end() - self.chunk.len() } else { SMALL_BLOB_BYTES_MAX };
+            None => self.become_data(),
+        };
+        while !bytes.is_empty() {
+            let start = self.size - bytes.len() as u64 - self.chunk.as_ref().map_or(0, Chunk::len) as u64;
+            let chunk = self.chunk.get_or_insert_with(Chunk::empty);
+            // Every chunk but the first of a request ends, and so the next begins, at a multiple of the chunk size.
+            let room = Chunk::BYTES - (start % Chunk::BYTES as u64) as usize - chunk.len();
             let (now, later) = bytes.split_at(bytes.len().min(room));
-            self.chunk.extend_from_slice(now);
-            self.size += now.len() as u64;
+            chunk.fill(now);
             bytes = later;
-            if self.data.is_some() && self.chunk.len() == self.chunk_end() {
-                self.flush().await?;
+            if now.len() == room {
+                self.flush(data, start).await?;
             }
         }
         Ok(())
     }
 
-    /// The length at which the present chunk ends on a multiple of the chunk size within the data.
-    fn chunk_end(&self) -> usize {
-        let start = self.size - self.chunk.len() as u64;
-        CHUNK_BYTES - (start % CHUNK_BYTES as u64) as usize
+    /// There are too many bytes for a record: what came so far begins the first chunk.
+    fn become_data(&mut self) -> DataId {
+        let data = self.blobs.allocate();
+        let mut chunk = Chunk::empty();
+        chunk.fill(&std::mem::take(&mut self.small));
+        (self.data, self.chunk) = (Some(data), Some(chunk));
+        data
     }
 
-    fn become_data(&mut self) {
-        self.data = Some(self.blobs.allocate());
-        let mut chunk = aligned_chunk(CHUNK_BYTES);
-        chunk.extend_from_slice(&self.chunk);
-        self.chunk = chunk;
-    }
-
-    /// Hands the chunk to the hash and to the disk.
-    async fn flush(&mut self) -> Result<()> {
-        let Some(data) = self.data else { return Ok(()) };
-        let offset = self.size - self.chunk.len() as u64;
-        let next = if self.chunk.len() == self.chunk_end() { aligned_chunk(CHUNK_BYTES) } else { BytesMut::new() };
-        let chunk = std::mem::replace(&mut self.chunk, next).freeze();
-        self.hash(chunk.slice(self.hashed..)).await?;
-        self.hashed = 0;
-
+    /// Hands the chunk, which begins at `offset`, to the hash and to the disk.
+    async fn flush(&mut self, data: DataId, offset: u64) -> Result<()> {
+        let Some(chunk) = self.chunk.take().map(Chunk::freeze) else { return Ok(()) };
+        self.hash(chunk.slice(std::mem::take(&mut self.hashed)..)).await?;
         // The first write creates the data; later ones may overtake each other, but not it.
         let in_flight_max = if offset == 0 { 0 } else { WRITES_IN_FLIGHT_MAX };
         let blobs = Arc::clone(&self.blobs);
@@ -183,12 +174,11 @@ impl<H: Absorb> Sink<H> {
     /// Hands the rest on and waits until everything is durable.
     async fn finish(&mut self) -> Result<()> {
         let Some(data) = self.data else {
-            self.small = std::mem::take(&mut self.chunk).freeze();
-            return self.hash(self.small.slice(self.hashed..)).await;
+            let fresh = Bytes::copy_from_slice(&self.small[self.hashed..]);
+            return self.hash(fresh).await;
         };
-        if !self.chunk.is_empty() {
-            self.flush().await?;
-        }
+        let offset = self.size - self.chunk.as_ref().map_or(0, Chunk::len) as u64;
+        self.flush(data, offset).await?;
         self.wait_for_writes(0).await?;
         if self.dirty {
             self.blobs.seal(data, self.size).await?;

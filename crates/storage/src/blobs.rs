@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub trait BlobStore: Send + Sync {
     /// Writes `bytes` at `offset`. Offset 0 creates the data. Bytes behind an offset that a crash
     /// left there are overwritten.
     ///
-    /// Full chunks from [`aligned_chunk`] at multiples of their size are the fast path.
+    /// Full [`Chunk`](crate::Chunk)s at multiples of their size are the fast path.
     async fn append(&self, data: DataId, offset: u64, bytes: Bytes) -> Result<()>;
 
     /// Makes the first `size` bytes durable and drops any others. May be called again after further appends.
@@ -113,32 +113,9 @@ impl From<DataId> for String {
     }
 }
 
-/// What direct I/O wants buffers, offsets and lengths to be multiples of, in bytes.
-pub(crate) const ALIGNMENT_BYTES: usize = 4096;
-
-/// An empty buffer with room for `size` bytes whose content starts on a page, so that an engine may write it
-/// without a copy through the page cache.
-pub fn aligned_chunk(size: usize) -> BytesMut {
-    let mut buffer = BytesMut::with_capacity(size + ALIGNMENT_BYTES);
-    let padding = buffer.as_ptr().align_offset(ALIGNMENT_BYTES);
-    buffer.resize(padding, 0);
-    buffer.advance(padding);
-    buffer
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_start_on_a_page_and_keep_their_room() {
-        for size in [1, 4096, 512 * 1024] {
-            let mut chunk = aligned_chunk(size);
-            chunk.resize(size, 7);
-            assert_eq!(chunk.as_ptr() as usize % ALIGNMENT_BYTES, 0);
-            assert_eq!(chunk.freeze().len(), size);
-        }
-    }
 
     #[test]
     fn ids_print_and_parse_in_order_of_runs() {

@@ -6,7 +6,7 @@ use berth_names::{ImageName, RepositoryKey, Tag};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use crate::{Batch, BlobStore, DataId, Error, Key, MetadataStore, aligned_chunk, keys};
+use crate::{Batch, BlobStore, Chunk, DataId, Error, Key, MetadataStore, keys};
 
 fn key(tag: &str) -> Key {
     keys::tag(&repository(), &image("app"), &tag.parse::<Tag>().unwrap())
@@ -132,8 +132,8 @@ pub(crate) async fn data_comes_back_whole_and_in_ranges(blobs: &dyn BlobStore) {
     let content = pattern(3 * 512 * 1024 + 77);
     let data = blobs.allocate();
     for (number, piece) in content.chunks(512 * 1024).enumerate() {
-        let mut chunk = aligned_chunk(512 * 1024);
-        chunk.extend_from_slice(piece);
+        let mut chunk = Chunk::empty();
+        chunk.fill(piece);
         blobs.append(data, (number * 512 * 1024) as u64, chunk.freeze()).await.unwrap();
     }
     blobs.seal(data, content.len() as u64).await.unwrap();

@@ -11,6 +11,7 @@
 //!   and nothing outside this crate knows which engine is running.
 
 mod blobs;
+mod chunk;
 #[cfg(test)]
 mod conformance;
 pub mod keys;
@@ -19,7 +20,8 @@ pub mod records;
 pub mod rocksdb;
 pub mod v1;
 
-pub use blobs::{BlobStore, BlobStream, DataId, aligned_chunk};
+pub use blobs::{BlobStore, BlobStream, DataId};
+pub use chunk::Chunk;
 pub use keys::{Key, Prefix};
 pub use metadata::{Batch, Durability, MetadataStore, get_record};
 

@@ -7,6 +7,7 @@ mod support;
 
 mod cli;
 mod failures;
+mod logging;
 mod refusals;
 mod requests;
 mod shutdown;

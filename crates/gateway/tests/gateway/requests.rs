@@ -180,3 +180,21 @@ async fn connections_are_kept_on_both_sides() {
     }
     assert_eq!(site.backend_connections.load(Ordering::Relaxed), 1);
 }
+
+/// A client that sends one byte now and then would otherwise hold its connection for ever.
+#[tokio::test]
+async fn a_head_that_never_ends_is_not_waited_for() {
+    let site = Site::new(echo);
+    let (_gateway, port) = site.start_plain().await;
+    let start = std::time::Instant::now();
+    let mut client = Client::connect(port).await;
+    for byte in b"GET /v2/ HTTP/1.1\r\nHost: a\r\nA: bbbbbbbbbbbbb".chunks(1) {
+        if client.try_send(byte).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    client.rest().await;
+    let elapsed = start.elapsed().as_secs();
+    assert!((9..16).contains(&elapsed), "{elapsed} s");
+}

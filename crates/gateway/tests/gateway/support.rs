@@ -179,8 +179,7 @@ impl Gateway {
     }
 
     pub(crate) fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        terminate(&self.0);
     }
 
     pub(crate) async fn end(&mut self) -> ExitStatus {
@@ -201,6 +200,10 @@ impl Drop for Gateway {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+pub(crate) fn terminate(process: &Child) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(process), rustix::process::Signal::TERM).unwrap();
 }
 
 pub(crate) fn command(arguments: &[&str]) -> Command {

@@ -16,11 +16,9 @@ use futures::stream::{self, StreamExt};
 use rustix::fs::OFlags;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::blobs::{ALIGNMENT_BYTES, BlobStore, BlobStream, DataId};
+use crate::blobs::{BlobStore, BlobStream, DataId};
+use crate::chunk::{ALIGNMENT_BYTES, Chunk};
 use crate::{Error, Result};
-
-/// Bytes read from a file and handed on at a time; one such piece is read ahead.
-const READ_CHUNK_BYTES: u64 = 512 << 10;
 
 /// Files are spread over this many directories.
 const DIRECTORIES: u16 = 256;
@@ -196,13 +194,15 @@ async fn finish<T>(task: JoinHandle<io::Result<T>>) -> io::Result<T> {
     task.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
-/// Reads the first piece of `range` in the background. An empty range costs nothing.
+/// Reads the first chunk of `range` in the background. An empty range costs nothing.
 fn read_piece(file: Arc<File>, range: Range<u64>) -> JoinHandle<io::Result<Bytes>> {
     spawn_blocking(move || {
-        let length = (range.end.saturating_sub(range.start)).min(READ_CHUNK_BYTES);
-        // The bound makes the length fit any usize.
-        let mut buffer = vec![0; length as usize];
-        file.read_exact_at(&mut buffer, range.start)?;
-        Ok(buffer.into())
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let mut chunk = Chunk::empty();
+        let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        file.read_exact_at(chunk.grow(wanted), range.start)?;
+        Ok(chunk.freeze())
     })
 }
