@@ -15,7 +15,7 @@ test: ## lints, every test, and real docker, skopeo and podman clients
 	@scripts/announce-build debug
 	@scripts/lint
 	cargo build --workspace --bins
-	cargo test --workspace
+	BERTH_TEST_PYTHON=$$(scripts/test-python) cargo test --workspace
 
 bench: ## speed beside nginx + docker-registry; writes docs/performance-table.md
 	@scripts/deps bench

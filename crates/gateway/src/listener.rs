@@ -23,8 +23,8 @@ use pingora::proxy::HttpProxy;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -184,9 +184,15 @@ impl Accepting {
         while let Ok(permit) = Arc::clone(&self.connections.0).acquire_owned().await {
             match socket.accept().await {
                 Ok((tcp, client)) => {
-                    let connection =
-                        connection::serve(tcp, client, Arc::clone(&listener), tls.clone(), Arc::clone(&self.proxy), self.shutdown.clone());
-                    tokio::spawn(hold(permit, connection));
+                    let (listener, tls, accepting) = (Arc::clone(&listener), tls.clone(), self.clone());
+                    // Of the threads that share the work, each has its own connections.
+                    pingora_runtime::current_handle().spawn(async move {
+                        match move_here(tcp) {
+                            Ok(tcp) => connection::serve(tcp, client, listener, tls, accepting.proxy, accepting.shutdown).await,
+                            Err(error) => warn!(listen.address = %address, %error, "cannot serve a connection"),
+                        }
+                        drop(permit);
+                    });
                 }
                 // The client has gone already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -199,7 +205,7 @@ impl Accepting {
     }
 }
 
-async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
-    connection.await;
-    drop(permit);
+/// Makes the calling thread the one that is woken when the connection has something to read.
+fn move_here(tcp: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(tcp.into_std()?)
 }

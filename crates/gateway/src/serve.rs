@@ -53,9 +53,10 @@ impl Bound {
     }
 }
 
-/// One thread per core. Nothing of Pingora's daemon, PID file or upgrade socket is used.
+/// One thread per core, each with its own connections: moving a stream of bytes from thread to thread costs more than an
+/// uneven load does. Nothing of Pingora's daemon, PID file or upgrade socket is used.
 fn server_conf() -> ServerConf {
-    ServerConf { threads: thread::available_parallelism().map_or(1, NonZero::get), ..ServerConf::default() }
+    ServerConf { threads: thread::available_parallelism().map_or(1, NonZero::get), work_stealing: false, ..ServerConf::default() }
 }
 
 /// Tells Pingora to stop at once, but only after the drain: its own grace period is slept through in full even when

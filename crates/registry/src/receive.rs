@@ -143,7 +143,8 @@ impl<H: Absorb> Sink<H> {
     /// Hands the chunk, which begins at `offset`, to the hash and to the disk.
     async fn flush(&mut self, data: DataId, offset: u64) -> Result<()> {
         let Some(chunk) = self.chunk.take().map(Chunk::freeze) else { return Ok(()) };
-        self.hash(chunk.slice(std::mem::take(&mut self.hashed)..)).await?;
+        let hashed = std::mem::take(&mut self.hashed);
+        self.hash(chunk.slice(hashed..)).await?;
         // The first write creates the data; later ones may overtake each other, but not it.
         let in_flight_max = if offset == 0 { 0 } else { WRITES_IN_FLIGHT_MAX };
         let blobs = Arc::clone(&self.blobs);

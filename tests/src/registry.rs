@@ -1,0 +1,202 @@
+//! Both services, started as an operator would, in a temporary directory.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+
+/// The password of `admin` in every test.
+pub const PASSWORD: &str = "correct-horse-battery";
+
+/// How long a service may take to say that it is ready.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// How long it may take to stop when asked.
+const STOP_MAX: Duration = Duration::from_secs(30);
+
+/// A gateway and a backend with four repositories, each on a port of its own.
+pub struct Registry {
+    directory: tempfile::TempDir,
+    backend: Option<Child>,
+    gateway: Option<Child>,
+    /// V2.
+    pub first: u16,
+    /// V2, another repository.
+    pub second: u16,
+    /// V1.
+    pub v1: u16,
+    /// V2, pulled by anybody.
+    pub open: u16,
+    /// The backend itself, without TLS.
+    pub direct: u16,
+}
+
+/// A port that nobody uses at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A binary of ours, built into the directory above the test's own.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first, as `make test` does", path.display());
+    path
+}
+
+impl Registry {
+    /// Starts both.
+    pub fn start() -> Self {
+        let [first, second, v1, open, direct] = std::array::from_fn(|_| free_port());
+        let mut registry = Self { directory: tempfile::tempdir().unwrap(), backend: None, gateway: None, first, second, v1, open, direct };
+        registry.configure();
+        registry.start_backend();
+        registry.gateway = Some(registry.spawn("berth-gateway", &["serve", "--config", "gateway.toml"]));
+        registry
+    }
+
+    fn configure(&self) {
+        let backend = format!(
+            "data_dir = \"data\"\n[listen]\nunix = \"b.sock\"\ntcp = \"127.0.0.1:{}\"\n\
+             [[repository]]\nkey = \"first\"\napi_version = \"V2\"\n[[repository]]\nkey = \"second\"\napi_version = \"V2\"\n\
+             [[repository]]\nkey = \"docker-local\"\napi_version = \"V1\"\n\
+             [[repository]]\nkey = \"open\"\napi_version = \"V2\"\nanonymous_pull = true\n",
+            self.direct
+        );
+        let mut gateway = "[upstream]\nunix = \"b.sock\"\n".to_owned();
+        for (port, key) in [(self.first, "first"), (self.second, "second"), (self.v1, "docker-local"), (self.open, "open")] {
+            gateway += &format!(
+                "[[binding]]\nlisten = \"127.0.0.1:{port}\"\nrepository = \"{key}\"\ncertificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n"
+            );
+        }
+        fs::write(self.path("backend.toml"), backend).unwrap();
+        fs::write(self.path("gateway.toml"), gateway).unwrap();
+        fs::write(self.path("password"), PASSWORD).unwrap();
+        let made = Command::new(binary("berth-gateway"))
+            .args(["cert", "self-signed", "--dir", "certs", "--name", "localhost", "--ip", "127.0.0.1"])
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// A file of this registry.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The authority that signed the gateway's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.path("certs/ca.pem")
+    }
+
+    /// A client that speaks TLS to one of the ports, as `admin`.
+    pub fn client(&self, port: u16) -> Client {
+        Client::tls(port, &self.ca()).with_basic("admin", PASSWORD)
+    }
+
+    /// Starts the backend (again).
+    pub fn start_backend(&mut self) {
+        let arguments = ["serve", "--config", "backend.toml", "--admin-password-file", "password"];
+        self.backend = Some(self.spawn("berth-backend", &arguments));
+    }
+
+    /// Starts a service and waits until it says that it is ready.
+    fn spawn(&self, name: &str, arguments: &[&str]) -> Child {
+        let (out, log) = (self.path(&format!("{name}.out")), self.path(&format!("{name}.log")));
+        let append = |path: &Path| File::options().create(true).append(true).open(path).unwrap();
+        File::create(&out).unwrap();
+        let mut child = Command::new(binary(name))
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(append(&out))
+            .stderr(append(&log))
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !fs::read_to_string(&out).unwrap().contains(&format!("{name} ready")) {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none() && begun.elapsed() < START_MAX, "{name} did not start: {ended:?}\n{}", tail(&log));
+            sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    /// Ends the backend as a power cut would end the process.
+    pub fn kill_backend(&mut self) {
+        let mut backend = self.backend.take().unwrap();
+        backend.kill().unwrap();
+        backend.wait().unwrap();
+    }
+
+    /// The backend's process, for a test that ends it while others use the registry.
+    pub fn take_backend(&mut self) -> Child {
+        self.backend.take().unwrap()
+    }
+
+    /// Stops both as an operator would, and checks that both end well.
+    pub fn stop(&mut self) {
+        for (name, child) in [("gateway", self.gateway.take()), ("backend", self.backend.take())] {
+            let Some(mut child) = child else { continue };
+            let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+            assert!(told.success());
+            let begun = Instant::now();
+            let status = loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break status;
+                }
+                assert!(begun.elapsed() < STOP_MAX, "the {name} does not stop");
+                sleep(Duration::from_millis(20));
+            };
+            assert!(status.success(), "the {name} ended with {status}");
+        }
+    }
+
+    /// Runs `berth-backend check` on the stopped registry's store; returns what it prints.
+    pub fn check(&self) -> String {
+        assert!(self.backend.is_none());
+        let checked = Command::new(binary("berth-backend"))
+            .args(["check", "--config", "backend.toml"])
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(checked.status.success(), "{printed}{}", String::from_utf8_lossy(&checked.stderr));
+        printed
+    }
+
+    /// The most memory that gateway and backend have had resident, in KiB.
+    pub fn peak_memory_kib(&self) -> [u64; 2] {
+        [&self.gateway, &self.backend].map(|child| {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.as_ref().unwrap().id())).unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        })
+    }
+}
+
+fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// A failed test shows what the services had to say.
+impl Drop for Registry {
+    fn drop(&mut self) {
+        for mut child in [self.gateway.take(), self.backend.take()].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for name in ["berth-gateway", "berth-backend"] {
+                eprintln!("--- {name}\n{}", tail(&self.path(&format!("{name}.log"))));
+            }
+        }
+    }
+}

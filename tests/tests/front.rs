@@ -1,0 +1,219 @@
+//! What both services refuse, through the gateway and past it; and Debian's nginx in the gateway's place.
+
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use e2e::image::{Layer, SCHEMA2, schema2};
+use e2e::registry::{PASSWORD, free_port};
+use e2e::v1::{Docker, Version, chain};
+use e2e::{Body, Client, Registry};
+
+/// Targets that must be refused alike by both, whoever reads them.
+const HOSTILE_TARGETS: &[&str] = &[
+    "/v2/..%2f",
+    "/v2/%2e%2e/x",
+    "//v2/",
+    "/v2//x/tags/list",
+    "/v2/%2f",
+    "/v2/a/../b/tags/list",
+    "/v2/a\\b/tags/list",
+    "/v2/a%5cb/tags/list",
+    "/v2/a%00/tags/list",
+    "/v2/a%252fb/tags/list",
+    "/v2/%c0%af/tags/list",
+    "/v2/a;x/tags/list",
+    "/v2/A/tags/list",
+    "/v2/a./tags/list",
+    "/v2/_uploads/tags/list",
+    "/v2/a/manifests/..",
+    "/v2/./a/tags/list",
+    "/v2/a/manifests/sha256:00",
+    "/v2/a/blobs/md5:00",
+    "/v2/a/blobs/sha256:ABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCD",
+    "/v1/images/../json",
+    "/v1/images/..%2f/json",
+    "/v2/a/blobs/uploads/../../x",
+];
+
+#[test]
+fn hostile_targets_are_refused_through_the_gateway_and_past_it() {
+    let registry = Registry::start();
+    let (through, past) = (registry.client(registry.first), Client::plain(registry.direct));
+    let password = "Authorization: Basic YWRtaW46Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5\r\n";
+    for target in HOSTILE_TARGETS.iter().map(ToString::to_string).chain([format!("/v2/{}/tags/list", "a".repeat(256))]) {
+        for method in ["GET", "PUT", "DELETE"] {
+            let ask = |client: &Client, prefix: &str| {
+                let request = format!(
+                    "{method} {prefix}{target} HTTP/1.1\r\nHost: localhost\r\n{password}Content-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+                client.send_raw(request.as_bytes())
+            };
+            let (gateway, backend) = (ask(&through, ""), ask(&past, "/artifactory/api/docker/first"));
+            assert!((400..500).contains(&gateway), "{method} {target}: {gateway} through the gateway");
+            assert!((400..500).contains(&backend), "{method} {target}: {backend} past it");
+        }
+    }
+    for head in [
+        "GET /v2/ HTTP/1.1\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: a:99999\r\n\r\n",
+        "GET http://evil.example/v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "CONNECT localhost:1 HTTP/1.1\r\nHost: localhost:1\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "POST /v2/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        "\r\n\r\n",
+    ] {
+        for (name, client) in [("gateway", &through), ("backend", &past)] {
+            let status = client.send_raw(head.as_bytes());
+            assert!(status == 0 || (400..500).contains(&status), "{head:?}: {status} from the {name}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_the_client_makes_up_appears_nowhere_but_as_its_own_and_a_forwarded_one_not_at_all() {
+    let registry = Registry::start();
+    let client = registry
+        .client(registry.v1)
+        .with("X-Forwarded-Host", "evil.example")
+        .with("X-Forwarded-Port", "1")
+        .with("X-Forwarded-Proto", "http");
+    let begun =
+        client.send("PUT", "/v1/repositories/a/b/", &[("X-Artifactory-Override-Base-Url", "http://evil.example")], Body::Bytes(b"[]"));
+    assert_eq!(begun.header("X-Docker-Endpoints"), Some(format!("localhost:{}", registry.v1).as_str()));
+    let client = registry.client(registry.first).with("X-Forwarded-Host", "evil.example").with("User-Agent", "docker/1.6.2");
+    let begun = client.send("POST", "/v2/a/blobs/uploads/", &[], Body::None);
+    assert!(begun.header("Location").unwrap().starts_with(&format!("https://localhost:{}/v2/a/blobs/uploads/", registry.first)));
+}
+
+#[test]
+fn bad_input_is_refused_in_the_protocols_own_form_and_leaves_nothing() {
+    let registry = Registry::start();
+    let client = registry.client(registry.first);
+    let layer = Layer::of_package("busybox-static");
+    let (config, manifest) = schema2(std::slice::from_ref(&layer));
+    client.push_blob("a", config.as_bytes()).unwrap();
+    let nowhere = format!("sha256:{}", "0".repeat(64));
+    let manifests = |reference: &str| format!("/v2/a/manifests/{reference}");
+    let large = vec![b' '; (4 << 20) + 1];
+    let negative = manifest.replace(&format!("\"size\":{}", layer.packed.len()), "\"size\":-1");
+    for (method, path, body, expected) in [
+        ("POST", format!("/v2/a/blobs/uploads/?digest={nowhere}"), &b"x"[..], (400, "DIGEST_INVALID")),
+        ("POST", "/v2/a/blobs/uploads/?digest=sha256:0".into(), b"x", (400, "DIGEST_INVALID")),
+        ("PUT", manifests("1"), manifest.as_bytes(), (400, "MANIFEST_BLOB_UNKNOWN")),
+        ("PUT", manifests("1"), negative.as_bytes(), (400, "MANIFEST_INVALID")),
+        ("PUT", manifests("1"), b"{", (400, "MANIFEST_INVALID")),
+        ("PUT", manifests("1"), &large, (413, "MANIFEST_INVALID")),
+        ("PUT", manifests("-1"), manifest.as_bytes(), (400, "TAG_INVALID")),
+        ("PUT", manifests(&nowhere), manifest.as_bytes(), (400, "DIGEST_INVALID")),
+        ("PUT", "/v2/A/manifests/1".into(), manifest.as_bytes(), (400, "NAME_INVALID")),
+        ("GET", "/v2/_catalog?n=-1".into(), b"", (400, "PAGINATION_NUMBER_INVALID")),
+        ("GET", "/v2/a/tags/list?n=many".into(), b"", (400, "PAGINATION_NUMBER_INVALID")),
+        ("GET", "/v2/nowhere/tags/list".into(), b"", (404, "NAME_UNKNOWN")),
+        ("GET", manifests("nowhere"), b"", (404, "MANIFEST_UNKNOWN")),
+        ("GET", format!("/v2/a/blobs/{nowhere}"), b"", (404, "BLOB_UNKNOWN")),
+        ("GET", "/v2/a/blobs/uploads/0123456789abcdef0123456789abcdef".into(), b"", (404, "BLOB_UPLOAD_UNKNOWN")),
+        ("POST", manifests("1"), b"", (405, "UNSUPPORTED")),
+        ("GET", "/v2/nothing".into(), b"", (404, "UNSUPPORTED")),
+    ] {
+        let reply = client.send(method, &path, &[("Content-Type", SCHEMA2)], Body::Bytes(body));
+        let status = reply.status;
+        let answer = reply.json();
+        assert_eq!((status, answer["errors"][0]["code"].as_str()), (expected.0, Some(expected.1)), "{method} {path}: {answer}");
+        assert!(answer["errors"][0]["message"].is_string());
+    }
+    let wrong = registry.client(registry.first).with_basic("admin", "wrong").get("/v2/");
+    assert_eq!((wrong.status, wrong.json()["errors"][0]["code"].as_str()), (401, Some("UNAUTHORIZED")));
+    assert_eq!(client.get("/v2/a/tags/list").json()["tags"], serde_json::json!([]));
+    for path in ["/v1/images/x/json", "/v1/repositories/A/tags", "/v1/repositories/a/tags/-x", "/v1/nothing"] {
+        let reply = registry.client(registry.v1).get(path);
+        assert!((400..500).contains(&reply.status), "{path}");
+        let answer = reply.json();
+        assert!(answer["error"].is_string() && answer.as_object().unwrap().len() == 1, "{path}: {answer}");
+    }
+}
+
+/// Debian's nginx with the reverse proxy configuration that Artifactory's users have.
+struct Nginx {
+    _directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Nginx {
+    fn start(registry: &Registry, ports: &[(u16, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().display();
+        let servers: String = ports
+            .iter()
+            .map(|(port, key)| {
+                format!(
+                    "server {{\n listen 127.0.0.1:{port} ssl; server_name localhost;\n ssl_certificate {certs}/server.pem; ssl_certificate_key {certs}/server.key;\n\
+                     client_max_body_size 0; chunked_transfer_encoding on;\n\
+                     rewrite ^/(v1|v2)/(.*)$ /artifactory/api/docker/{key}/$1/$2;\n\
+                     location /artifactory/ {{\n  proxy_read_timeout 900; proxy_pass_header Server; proxy_cookie_path ~*^/.* /;\n\
+                     proxy_pass http://127.0.0.1:{backend}/artifactory/;\n  proxy_set_header Host $host:{port};\n\
+                     proxy_set_header X-Artifactory-Override-Base-Url $scheme://$host:{port}/artifactory;\n\
+                     proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;\n\
+                     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n }}\n}}\n",
+                    certs = registry.path("certs").display(),
+                    backend = registry.direct,
+                )
+            })
+            .collect();
+        let configuration = format!(
+            "daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;\nevents {{ }}\n\
+             http {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n{servers}}}\n"
+        );
+        let file = directory.path().join("nginx.conf");
+        std::fs::write(&file, configuration).unwrap();
+        let process = Command::new("/usr/sbin/nginx")
+            .arg("-c")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the Debian package nginx-light is needed: scripts/deps test installs it");
+        for _ in 0..200 {
+            if ports.iter().all(|(port, _)| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok()) {
+                return Self { _directory: directory, process };
+            }
+            sleep(Duration::from_millis(25));
+        }
+        panic!("nginx does not listen: {}", std::fs::read_to_string(directory.path().join("error.log")).unwrap_or_default());
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn nginx_with_the_published_configuration_can_stand_where_the_gateway_stands() {
+    let registry = Registry::start();
+    let (v2, v1) = (free_port(), free_port());
+    let _nginx = Nginx::start(&registry, &[(v2, "first"), (v1, "docker-local")]);
+    let client = |port: u16| Client::tls(port, &registry.ca()).with_basic("admin", PASSWORD);
+    let layers = [Layer::of_package("busybox-static"), Layer::of_oddities("gnu")];
+
+    let docker = Docker::new(Version::V1_9, client(v1), v1);
+    docker.login().unwrap();
+    let chain = chain(Version::V1_9, &layers, "nginx");
+    docker.push("jfrog/ubuntu", "12.04", &chain).unwrap();
+    let pulled = docker.pull("jfrog/ubuntu", "12.04").unwrap();
+    assert!(
+        chain.iter().zip(&pulled).all(|(image, (id, json, layer))| image.id == *id && image.json == *json && image.layer.packed == *layer)
+    );
+
+    let (config, manifest) = schema2(&layers);
+    for blob in [config.as_bytes(), &layers[0].packed, &layers[1].packed] {
+        client(v2).push_blob("team/app", blob).unwrap();
+    }
+    client(v2).push_manifest("team/app", "1", SCHEMA2, &manifest).unwrap();
+    assert_eq!(client(v2).get("/v2/team/app/manifests/1").text(), manifest);
+    assert!(client(v2).get(&format!("/v2/team/app/blobs/{}", layers[0].digest())).bytes() == layers[0].packed);
+}
