@@ -136,20 +136,25 @@ impl Docker {
         Self { version, client: client.with("User-Agent", agent), authority: format!("localhost:{port}") }
     }
 
+    /// A request that a server answers; one whose backend has gone away is no answer.
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body<'_>) -> io::Result<crate::Reply> {
+        let reply = self.client.try_send(method, path, headers, body)?;
+        if reply.status < 500 { Ok(reply) } else { Err(io::Error::other(format!("{method} {path}: {}", reply.status))) }
+    }
+
     /// `docker login`.
     pub fn login(&self) -> io::Result<()> {
         if self.version == Version::V1_12 {
             // Anything but 200 without the V2 header leads on to V1.
-            let v2 = self.client.try_send("GET", "/v2/", &[], Body::None)?;
+            let v2 = self.ask("GET", "/v2/", &[], Body::None)?;
             assert!(v2.status != 200 && v2.header("Docker-Distribution-Api-Version").is_none());
-            return self.client.try_send("GET", "/v1/users/", &[], Body::None)?.expect(200).map(drop);
+            return self.ask("GET", "/v1/users/", &[], Body::None)?.expect(200).map(drop);
         }
         let registration = json!({ "username": "admin", "password": "x", "email": "a@example.com", "auth": "" }).to_string();
-        let asked =
-            self.client.try_send("POST", "/v1/users/", &[("Content-Type", "application/json")], Body::Bytes(registration.as_bytes()))?;
+        let asked = self.ask("POST", "/v1/users/", &[("Content-Type", "application/json")], Body::Bytes(registration.as_bytes()))?;
         match (asked.status, asked.text().as_str()) {
             (401, _) | (400, "\"Username or email already exists\"") => {
-                self.client.try_send("GET", "/v1/users/", &[], Body::None)?.expect(200).map(drop)
+                self.ask("GET", "/v1/users/", &[], Body::None)?.expect(200).map(drop)
             }
             (status, text) => Err(io::Error::other(format!("Registration: {status} {text}"))),
         }
@@ -157,19 +162,19 @@ impl Docker {
 
     /// Everything before the first V1 call: is it V2 after all, and is it a registry?
     fn probe(&self, image: &str, pushes: bool) -> io::Result<()> {
-        let v2 = self.client.try_send("GET", "/v2/", &[], Body::None)?;
+        let v2 = self.ask("GET", "/v2/", &[], Body::None)?;
         assert!(v2.header("Docker-Distribution-Api-Version").is_none(), "docker would speak V2 from here on");
         if self.version == Version::V1_12 {
             let refused = match pushes {
-                true => self.client.try_send("POST", &format!("/v2/{image}/blobs/uploads/"), &[], Body::None)?,
-                false => self.client.try_send("GET", &format!("/v2/{image}/manifests/latest"), &[], Body::None)?,
+                true => self.ask("POST", &format!("/v2/{image}/blobs/uploads/"), &[], Body::None)?,
+                false => self.ask("GET", &format!("/v2/{image}/manifests/latest"), &[], Body::None)?,
             };
             // A JSON body here costs 50 s of retries or the whole operation, depending on the version (§4.5).
             assert_eq!(refused.status, 404);
             assert!(serde_json::from_str::<Value>(&refused.text()).is_err());
         }
         for _ in 0..if self.version == Version::V1_5 { 2 } else { 1 } {
-            let ping = self.client.try_send("GET", "/v1/_ping", &[], Body::None)?;
+            let ping = self.ask("GET", "/v1/_ping", &[], Body::None)?;
             assert!(ping.header("X-Docker-Registry-Version").is_some_and(|version| !version.is_empty()));
             assert_eq!(ping.header("X-Docker-Registry-Standalone"), Some("True"));
         }
@@ -186,7 +191,7 @@ impl Docker {
             .collect();
         let index = Value::from(index).to_string();
         let wants_token = [("Content-type", "application/json"), ("X-Docker-Token", "true")];
-        let begun = self.client.try_send("PUT", &format!("/v1/repositories/{image}/"), &wants_token, Body::Bytes(index.as_bytes()))?;
+        let begun = self.ask("PUT", &format!("/v1/repositories/{image}/"), &wants_token, Body::Bytes(index.as_bytes()))?;
         assert!(matches!(begun.status, 200 | 201), "{}", begun.text());
         self.check_session(&begun)?;
         let present = self.look_up(chain)?;
@@ -198,11 +203,11 @@ impl Docker {
             }
         }
         let top = format!("\"{}\"", chain.last().unwrap().id);
-        let tagged = self.client.try_send("PUT", &format!("/v1/repositories/{image}/tags/{tag}"), &[], Body::Bytes(top.as_bytes()))?;
+        let tagged = self.ask("PUT", &format!("/v1/repositories/{image}/tags/{tag}"), &[], Body::Bytes(top.as_bytes()))?;
         assert!(matches!(tagged.status, 200 | 201), "{}", tagged.text());
         let endpoints = format!("https://{}/v1/", self.authority);
         let ends = [("Content-type", "application/json"), ("X-Docker-Token", "true"), ("X-Docker-Endpoints", endpoints.as_str())];
-        self.client.try_send("PUT", &format!("/v1/repositories/{image}/images"), &ends, Body::Bytes(b"[]"))?.expect(204)?;
+        self.ask("PUT", &format!("/v1/repositories/{image}/images"), &ends, Body::Bytes(b"[]"))?.expect(204)?;
         Ok(pushed)
     }
 
@@ -220,7 +225,7 @@ impl Docker {
             let found = std::thread::scope(|scope| {
                 let asked: Vec<_> = some
                     .iter()
-                    .map(|image| scope.spawn(|| self.client.try_send("GET", &format!("/v1/images/{}/json", image.id), &[], Body::None)))
+                    .map(|image| scope.spawn(|| self.ask("GET", &format!("/v1/images/{}/json", image.id), &[], Body::None)))
                     .collect();
                 asked.into_iter().map(|one| one.join().unwrap().map(|reply| reply.status)).collect::<io::Result<Vec<u16>>>()
             })?;
@@ -233,60 +238,59 @@ impl Docker {
     pub fn push_image(&self, image: &Image) -> io::Result<bool> {
         let path = |what: &str| format!("/v1/images/{}/{what}", image.id);
         let json = [("Content-type", "application/json")];
-        let begun = self.client.try_send("PUT", &path("json"), &json, Body::Bytes(image.json.as_bytes()))?;
+        let begun = self.ask("PUT", &path("json"), &json, Body::Bytes(image.json.as_bytes()))?;
         if begun.status != 200 {
             let text = begun.text();
             return if text == r#"{"error":"Image already exists"}"# { Ok(false) } else { Err(io::Error::other(text)) };
         }
         let mut packed = image.layer.packed.as_slice();
         let octets = [("Content-Type", "application/octet-stream")];
-        self.client.try_send("PUT", &path("layer"), &octets, Body::Chunked(&mut packed))?.expect(200)?;
+        self.ask("PUT", &path("layer"), &octets, Body::Chunked(&mut packed))?.expect(200)?;
         let (tarsum, payload) = (image.tarsum(), image.payload_checksum());
         let sums = [("X-Docker-Checksum", tarsum.as_str()), ("X-Docker-Checksum-Payload", payload.as_str())];
-        self.client.try_send("PUT", &path("checksum"), &sums, Body::None)?.expect(200)?;
+        self.ask("PUT", &path("checksum"), &sums, Body::None)?.expect(200)?;
         Ok(true)
     }
 
     /// `docker pull`: the chain, root first, with every byte checked against what the server says of it.
     pub fn pull(&self, image: &str, tag: &str) -> io::Result<Vec<(String, String, Vec<u8>)>> {
         self.probe(image, false)?;
-        let begun = self.client.try_send("GET", &format!("/v1/repositories/{image}/images"), &[("X-Docker-Token", "true")], Body::None)?;
+        let begun = self.ask("GET", &format!("/v1/repositories/{image}/images"), &[("X-Docker-Token", "true")], Body::None)?;
         self.check_session(&begun)?;
         let listed = begun.expect(200)?.json();
         assert!(listed.as_array().unwrap().iter().all(|entry| entry.get("Tag").is_none()));
         // Registry calls spell the namespace out.
         let full = if image.contains('/') { image.to_owned() } else { format!("library/{image}") };
         let top: String = if self.version == Version::V1_5 {
-            let tags = self.client.try_send("GET", &format!("/v1/repositories/{full}/tags"), &[], Body::None)?.expect(200)?.text();
+            let tags = self.ask("GET", &format!("/v1/repositories/{full}/tags"), &[], Body::None)?.expect(200)?.text();
             let tags: BTreeMap<String, String> = serde_json::from_str(&tags)?;
             tags.get(tag).cloned().ok_or_else(|| io::Error::other("no such tag"))?
         } else {
-            let one = self.client.try_send("GET", &format!("/v1/repositories/{full}/tags/{tag}"), &[], Body::None)?.expect(200)?.text();
+            let one = self.ask("GET", &format!("/v1/repositories/{full}/tags/{tag}"), &[], Body::None)?.expect(200)?.text();
             serde_json::from_str(&one)?
         };
-        let ancestry = self.client.try_send("GET", &format!("/v1/images/{top}/ancestry"), &[], Body::None)?.expect(200)?.json();
+        let ancestry = self.ask("GET", &format!("/v1/images/{top}/ancestry"), &[], Body::None)?.expect(200)?.json();
         let ancestry: Vec<String> = serde_json::from_value(ancestry)?;
         assert_eq!(ancestry.first(), Some(&top));
         ancestry.into_iter().rev().map(|id| self.pull_image(id)).collect()
     }
 
     fn pull_image(&self, id: String) -> io::Result<(String, String, Vec<u8>)> {
-        let json = self.client.try_send("GET", &format!("/v1/images/{id}/json"), &[], Body::None)?.expect(200)?;
+        let json = self.ask("GET", &format!("/v1/images/{id}/json"), &[], Body::None)?.expect(200)?;
         let size: u64 = json.header("X-Docker-Size").and_then(|size| size.parse().ok()).expect("X-Docker-Size is a number");
         let json = json.text();
         let path = format!("/v1/images/{id}/layer");
-        let whole = self.client.try_send("GET", &path, &[], Body::None)?.expect(200)?;
+        let whole = self.ask("GET", &path, &[], Body::None)?.expect(200)?;
         assert_eq!((whole.header("Accept-Ranges"), whole.header("Content-Length")), (Some("bytes"), Some(size.to_string().as_str())));
         // The connection breaks half way: docker resumes, with an end that is one too far.
         let mut layer = vec![0; usize::try_from(size / 2).map_err(io::Error::other)?];
         whole.reader().read_exact(&mut layer)?;
         if size > 0 {
-            let rest =
-                self.client.try_send("GET", &path, &[("Range", &format!("bytes={}-{size}", layer.len()))], Body::None)?.expect(206)?;
+            let rest = self.ask("GET", &path, &[("Range", &format!("bytes={}-{size}", layer.len()))], Body::None)?.expect(206)?;
             assert_eq!(rest.header("Content-Range"), Some(format!("bytes {}-{}/{size}", layer.len(), size - 1).as_str()));
             layer.extend(rest.bytes());
         }
-        let done = self.client.try_send("GET", &path, &[("Range", &format!("bytes={size}-{size}"))], Body::None)?;
+        let done = self.ask("GET", &path, &[("Range", &format!("bytes={size}-{size}"))], Body::None)?;
         assert_eq!((done.status, done.header("Content-Length")), (416, Some("0")));
         Ok((id, json, layer))
     }

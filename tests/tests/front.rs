@@ -64,7 +64,6 @@ fn hostile_targets_are_refused_through_the_gateway_and_past_it() {
         "GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         "POST /v2/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
-        "\r\n\r\n",
     ] {
         for (name, client) in [("gateway", &through), ("backend", &past)] {
             let status = client.send_raw(head.as_bytes());
