@@ -137,7 +137,7 @@ fn bad_input_is_refused_in_the_protocols_own_form_and_leaves_nothing() {
 
 /// Debian's nginx with the reverse proxy configuration that Artifactory's users have.
 struct Nginx {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     process: Child,
 }
 
@@ -174,13 +174,14 @@ impl Nginx {
             .stdin(Stdio::null())
             .spawn()
             .expect("the Debian package nginx-light is needed: scripts/deps test installs it");
+        let nginx = Self { directory, process };
         for _ in 0..200 {
             if ports.iter().all(|(port, _)| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok()) {
-                return Self { _directory: directory, process };
+                return nginx;
             }
             sleep(Duration::from_millis(25));
         }
-        panic!("nginx does not listen: {}", std::fs::read_to_string(directory.path().join("error.log")).unwrap_or_default());
+        panic!("nginx does not listen: {}", std::fs::read_to_string(nginx.directory.path().join("error.log")).unwrap_or_default());
     }
 }
 

@@ -161,7 +161,7 @@ impl BlobStore for FileBlobs {
 
 fn is_aligned(bytes: &[u8], offset: u64) -> bool {
     let page = ALIGNMENT_BYTES as u64;
-    !bytes.is_empty() && bytes.as_ptr() as u64 % page == 0 && bytes.len() as u64 % page == 0 && offset % page == 0
+    !bytes.is_empty() && [bytes.as_ptr() as u64, bytes.len() as u64, offset].iter().all(|number| number.is_multiple_of(page))
 }
 
 fn open_for_writing(path: &Path, create: bool, direct: bool) -> io::Result<File> {
