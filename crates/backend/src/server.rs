@@ -31,6 +31,10 @@ const HEAD_MAX: Duration = Duration::from_secs(90);
 /// Bytes buffered for one connection. Large, because uploads are handed on in pieces of this size.
 const BUFFER_BYTES_MAX: usize = 512 << 10;
 
+/// Bytes that a Unix socket takes before its reader has to wake up and make room. The kernel's default holds less than half
+/// of one piece of a blob, and every wake-up costs more than copying what it brings.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+
 /// Header lines in a request.
 const HEADERS_MAX: usize = 100;
 
@@ -137,7 +141,11 @@ where
 
 async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
     match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        Some(listener) => {
+            let (stream, _) = listener.accept().await?;
+            rustix::net::sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER_BYTES)?;
+            Ok(stream)
+        }
         None => std::future::pending().await,
     }
 }

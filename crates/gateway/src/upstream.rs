@@ -11,6 +11,7 @@ use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{ErrorType, OrErr};
+use rustix::net::sockopt;
 use tokio::net::UnixStream;
 
 use crate::config::Upstream;
@@ -26,6 +27,9 @@ const STALL_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// How long an idle connection is kept. Below the backend's own 90 s, so that no request is sent into a closing connection.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes that the socket takes before the backend has to wake up and make room: several pieces of a body at once.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 
 /// How the backend is reached, with every limit.
 pub(crate) fn peer(upstream: &Upstream) -> HttpPeer {
@@ -61,6 +65,7 @@ struct UnixSocket(PathBuf);
 impl L4Connect for UnixSocket {
     async fn connect(&self, _: &PingoraAddr) -> pingora::Result<Stream> {
         let stream = UnixStream::connect(&self.0).await.or_err(ErrorType::ConnectError, "connecting to the backend's socket")?;
+        sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER_BYTES).or_err(ErrorType::ConnectError, "the socket's buffer")?;
         Ok(stream.into())
     }
 }

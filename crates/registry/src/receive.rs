@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// Chunks of one body that may be on their way to the disk at once.
 const WRITES_IN_FLIGHT_MAX: usize = 2;
 
+/// Every so many bytes the disk starts on what it has, so that little is left for the end.
+const SYNC_BYTES: u64 = 32 << 20;
+
 /// A body on its way in.
 pub type Body = BoxStream<'static, std::result::Result<Bytes, Interrupted>>;
 
@@ -75,6 +78,8 @@ struct Sink<H> {
     chunk: Option<Chunk>,
     hashing: JoinHandle<H>,
     writes: VecDeque<JoinHandle<berth_storage::Result<()>>>,
+    /// The disk at work on what was written before. Its failure is the upload's: the kernel reports it only once.
+    syncing: Option<JoinHandle<berth_storage::Result<()>>>,
     /// Whether anything was written that is not sealed yet.
     dirty: bool,
 }
@@ -90,6 +95,7 @@ impl<H: Absorb> Sink<H> {
             chunk: None,
             hashing: spawn_blocking(move || hash),
             writes: VecDeque::new(),
+            syncing: None,
             dirty: false,
         }
     }
@@ -143,6 +149,7 @@ impl<H: Absorb> Sink<H> {
     /// Hands the chunk, which begins at `offset`, to the hash and to the disk.
     async fn flush(&mut self, data: DataId, offset: u64) -> Result<()> {
         let Some(chunk) = self.chunk.take().map(Chunk::freeze) else { return Ok(()) };
+        let end = offset + chunk.len() as u64;
         let hashed = std::mem::take(&mut self.hashed);
         self.hash(chunk.slice(hashed..)).await?;
         // The first write creates the data; later ones may overtake each other, but not it.
@@ -150,7 +157,20 @@ impl<H: Absorb> Sink<H> {
         let blobs = Arc::clone(&self.blobs);
         self.writes.push_back(tokio::spawn(async move { blobs.append(data, offset, chunk).await }));
         self.dirty = true;
-        self.wait_for_writes(in_flight_max).await
+        self.wait_for_writes(in_flight_max).await?;
+        if end / SYNC_BYTES > offset / SYNC_BYTES && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.wait_for_sync().await?;
+            let blobs = Arc::clone(&self.blobs);
+            self.syncing = Some(tokio::spawn(async move { blobs.sync(data).await }));
+        }
+        Ok(())
+    }
+
+    async fn wait_for_sync(&mut self) -> Result<()> {
+        match self.syncing.take() {
+            Some(syncing) => Ok(syncing.await.map_err(|_| Error::Internal("syncing died"))??),
+            None => Ok(()),
+        }
     }
 
     /// Starts hashing `bytes` as soon as the chunk before is hashed.
@@ -181,6 +201,7 @@ impl<H: Absorb> Sink<H> {
         let offset = self.size - self.chunk.as_ref().map_or(0, Chunk::len) as u64;
         self.flush(data, offset).await?;
         self.wait_for_writes(0).await?;
+        self.wait_for_sync().await?;
         if self.dirty {
             self.blobs.seal(data, self.size).await?;
         }

@@ -27,9 +27,10 @@ pub trait BlobStore: Send + Sync {
 
     /// Writes `bytes` at `offset`. Offset 0 creates the data. Bytes behind an offset that a crash
     /// left there are overwritten.
-    ///
-    /// Full [`Chunk`](crate::Chunk)s at multiples of their size are the fast path.
     async fn append(&self, data: DataId, offset: u64, bytes: Bytes) -> Result<()>;
+
+    /// Makes what was appended so far durable, so that little is left to do for [`BlobStore::seal`].
+    async fn sync(&self, data: DataId) -> Result<()>;
 
     /// Makes the first `size` bytes durable and drops any others. May be called again after further appends.
     async fn seal(&self, data: DataId, size: u64) -> Result<()>;

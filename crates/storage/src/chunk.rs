@@ -1,15 +1,12 @@
-//! Buffers for bulk data: page-aligned, so that they can be written without a copy through the page cache, and used again,
-//! because fetching half a megabyte of fresh pages from the kernel for each one costs more than filling it.
+//! Buffers for bulk data, used again and again: fetching half a megabyte of fresh pages from the kernel for each one costs
+//! more than filling it.
 
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// What direct I/O wants buffers, offsets and lengths to be multiples of, in bytes.
-pub(crate) const ALIGNMENT_BYTES: usize = 4096;
-
 /// Buffers kept for use again. More may be in use at once; those are given back to the allocator.
-const POOLED_MAX: usize = 32;
+const POOLED_MAX: usize = 24;
 
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
@@ -17,10 +14,9 @@ fn pool() -> std::sync::MutexGuard<'static, Vec<Vec<u8>>> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A page-aligned buffer of [`Chunk::BYTES`], filled from the front.
+/// A buffer of [`Chunk::BYTES`], filled from the front.
 pub struct Chunk {
     buffer: Vec<u8>,
-    start: usize,
     length: usize,
 }
 
@@ -31,9 +27,8 @@ impl Chunk {
     /// An empty chunk.
     #[must_use]
     pub fn empty() -> Self {
-        let buffer = pool().pop().unwrap_or_else(|| vec![0; Self::BYTES + ALIGNMENT_BYTES]);
-        let start = buffer.as_ptr().align_offset(ALIGNMENT_BYTES);
-        Self { buffer, start, length: 0 }
+        let buffer = pool().pop().unwrap_or_else(|| vec![0; Self::BYTES]);
+        Self { buffer, length: 0 }
     }
 
     /// How many bytes it has.
@@ -56,7 +51,7 @@ impl Chunk {
     /// Makes the chunk `more` bytes longer, up to its end, and returns them for writing. What they hold is unspecified.
     pub(crate) fn grow(&mut self, more: usize) -> &mut [u8] {
         let more = more.min(Self::BYTES - self.length);
-        let from = self.start + self.length;
+        let from = self.length;
         self.length += more;
         &mut self.buffer[from..from + more]
     }
@@ -70,7 +65,7 @@ impl Chunk {
 
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
-        &self.buffer[self.start..self.start + self.length]
+        &self.buffer[..self.length]
     }
 }
 
@@ -88,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_start_on_a_page_and_hold_what_they_should() {
+    fn chunks_hold_what_they_should_and_return_the_rest() {
         for _ in 0..3 {
             let mut chunk = Chunk::empty();
             assert!(chunk.is_empty());
@@ -96,7 +91,6 @@ mod tests {
             let more = vec![7; Chunk::BYTES];
             assert_eq!(chunk.fill(&more).len(), 3);
             let bytes = chunk.freeze();
-            assert_eq!(bytes.as_ptr() as usize % ALIGNMENT_BYTES, 0);
             assert_eq!((bytes.len(), &bytes[..4]), (Chunk::BYTES, &b"abc\x07"[..]));
         }
     }

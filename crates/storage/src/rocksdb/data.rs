@@ -1,7 +1,4 @@
-//! Data as files.
-//!
-//! Full, page-aligned chunks are written with direct I/O: measured, it costs a tenth of the CPU of writing through the
-//! page cache and leaves the cache to what is pulled. Everything else, and every file system that can't do it, is buffered.
+//! Data as files, through the page cache: what was just pushed is what is pulled next.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -13,11 +10,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use rustix::fs::OFlags;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::blobs::{BlobStore, BlobStream, DataId};
-use crate::chunk::{ALIGNMENT_BYTES, Chunk};
+use crate::chunk::Chunk;
 use crate::{Error, Result};
 
 /// Files are spread over this many directories.
@@ -86,15 +82,20 @@ impl BlobStore for FileBlobs {
 
     async fn append(&self, data: DataId, offset: u64, bytes: Bytes) -> Result<()> {
         self.blocking(data, move |path| {
-            let direct = is_aligned(&bytes, offset);
-            open_for_writing(path, offset == 0, direct)?.write_all_at(&bytes, offset)
+            let create = offset == 0;
+            let file = OpenOptions::new().write(true).create(create).truncate(create).mode(0o640).open(path)?;
+            file.write_all_at(&bytes, offset)
         })
         .await
     }
 
+    async fn sync(&self, data: DataId) -> Result<()> {
+        self.blocking(data, |path| File::open(path)?.sync_data()).await
+    }
+
     async fn seal(&self, data: DataId, size: u64) -> Result<()> {
         self.blocking(data, move |path| {
-            let file = open_for_writing(path, false, false)?;
+            let file = OpenOptions::new().write(true).open(path)?;
             let length = file.metadata()?.len();
             if length < size {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, format!("{length} bytes of {size}")));
@@ -157,24 +158,6 @@ impl BlobStore for FileBlobs {
         let listed = spawn_blocking(list).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         listed.map_err(|error| Error::Engine(format!("data directory: {error}")))
     }
-}
-
-fn is_aligned(bytes: &[u8], offset: u64) -> bool {
-    let page = ALIGNMENT_BYTES as u64;
-    !bytes.is_empty() && [bytes.as_ptr() as u64, bytes.len() as u64, offset].iter().all(|number| number.is_multiple_of(page))
-}
-
-fn open_for_writing(path: &Path, create: bool, direct: bool) -> io::Result<File> {
-    let open = |flags: OFlags| {
-        OpenOptions::new().write(true).create(create).truncate(create).mode(0o640).custom_flags(flags.bits().cast_signed()).open(path)
-    };
-    if direct {
-        match open(OFlags::DIRECT) {
-            Err(error) if error.kind() == ErrorKind::InvalidInput => {}
-            opened => return opened,
-        }
-    }
-    open(OFlags::empty())
 }
 
 fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -25,10 +25,10 @@ use crate::{Error, Result};
 const FORMAT: u32 = 1;
 
 /// Memory for cached blocks of both column families, in bytes.
-const BLOCK_CACHE_BYTES: usize = 32 << 20;
+const BLOCK_CACHE_BYTES: usize = 16 << 20;
 
 /// Memory for writes that are not in a table file yet, over both column families, in bytes.
-const WRITE_BUFFERS_BYTES: usize = 32 << 20;
+const WRITE_BUFFERS_BYTES: usize = 16 << 20;
 
 /// The write-ahead log is cut when it gets longer than this, in bytes: bounds the time that opening after a crash takes.
 const WAL_BYTES_MAX: u64 = 64 << 20;
