@@ -1,6 +1,7 @@
 //! `berth-backend`: the repository API over an embedded store.
 
 mod config;
+mod heap;
 mod http;
 mod server;
 
@@ -61,6 +62,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    heap::bound();
     let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| "info".into());
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
