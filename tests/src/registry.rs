@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -35,9 +36,17 @@ pub struct Registry {
     pub direct: u16,
 }
 
-/// A port that nobody uses at this moment.
+/// A port that nobody uses, nor will: below the range from which the kernel takes ports of outgoing connections, and
+/// each once in this process.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 97).unwrap() * 80;
+    loop {
+        let port = 12_000 + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % 7_760;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A binary of ours, built into the directory above the test's own.
