@@ -1,5 +1,7 @@
 //! `backend.toml`: read once, straight into domain types, unknown fields refused.
 
+mod place;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +11,9 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use berth_names::{ApiVersion, RepositoryKey};
 use serde::Deserialize;
+use toml::Spanned;
+
+use place::Place;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,7 +45,7 @@ pub(crate) struct Listen {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Repository {
-    key: RepositoryKey,
+    key: Spanned<RepositoryKey>,
     api_version: ApiVersion,
     #[serde(default)]
     anonymous_pull: bool,
@@ -51,7 +56,7 @@ pub(crate) struct Repository {
 impl From<Repository> for berth_registry::Repository {
     fn from(repository: Repository) -> Self {
         let Repository { key, api_version, anonymous_pull, description } = repository;
-        Self { key, api_version, anonymous_pull, description }
+        Self { key: key.into_inner(), api_version, anonymous_pull, description }
     }
 }
 
@@ -59,21 +64,23 @@ impl Config {
     /// Reads and checks the file.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-        // The parser's own message names line and column, shows the place, and lists the fields that are known.
-        let mut config: Self = toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))?;
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|error| anyhow::anyhow!("{}: {}", Place::of(path, &text, error.span()), place::explain(&error)))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         config.data_dir = directory.join(&config.data_dir);
         config.listen.unix = config.listen.unix.map(|socket| directory.join(socket));
-        config.check().with_context(|| path.display().to_string())?;
+        config.check(path, &text)?;
         Ok(config)
     }
 
-    fn check(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "[listen] needs `unix`, `tcp` or both");
-        anyhow::ensure!(!self.repositories.is_empty(), "there is no repository: add a [[repository]] with `key` and `api_version`");
+    fn check(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+        let file = path.display();
+        anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "{file}: [listen] needs `unix`, `tcp` or both");
+        anyhow::ensure!(!self.repositories.is_empty(), "{file}: there is no repository: add a [[repository]] with `key` and `api_version`");
         let mut keys = HashSet::new();
         for Repository { key, .. } in &self.repositories {
-            anyhow::ensure!(keys.insert(key), "repository `{key}` is there twice: every key must be another");
+            let (place, name) = (Place::of(path, text, Some(key.span())), key.get_ref());
+            anyhow::ensure!(keys.insert(name), "{place}: repository `{name}` is there twice: every key must be another");
         }
         Ok(())
     }
@@ -111,7 +118,7 @@ pub(crate) struct InvalidNetwork;
 
 impl fmt::Display for InvalidNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected an address like \"192.0.2.1\" or a network like \"192.0.2.0/24\"")
+        f.write_str("expected an address like \"192.0.2.1\" or a network like \"192.0.2.0/24\", whose address ends in zero bits")
     }
 }
 
@@ -133,8 +140,17 @@ impl FromStr for Network {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
         let width = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| InvalidNetwork))?;
-        if bits <= width { Ok(Self { address, bits }) } else { Err(InvalidNetwork) }
+        let bits = match bits {
+            Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => bits.parse().map_err(|_| InvalidNetwork)?,
+            Some(_) => return Err(InvalidNetwork),
+            None => width,
+        };
+        // `10.1.2.3/8` may be meant to trust one host: it must not come to mean sixteen million.
+        let host_bits = match address {
+            IpAddr::V4(address) => u128::from(address.to_bits().checked_shl(bits).unwrap_or(0)),
+            IpAddr::V6(address) => address.to_bits().checked_shl(bits).unwrap_or(0),
+        };
+        if bits <= width && host_bits == 0 { Ok(Self { address, bits }) } else { Err(InvalidNetwork) }
     }
 }
 
@@ -170,12 +186,18 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_place() {
         for (text, expected) in [
-            (GOOD.replace("data_dir", "datadir"), "line 1"),
-            (GOOD.replace("V1", "V3"), "V3"),
+            (GOOD.replace("data_dir", "datadir"), "backend.toml:1:1: unknown field"),
+            (GOOD.replace("data_dir", "datadir"), "did you mean `data_dir`?"),
+            (GOOD.replace("V1", "V3"), "backend.toml:6:15: unknown variant `V3`"),
             (GOOD.replace("docker-local", "docker local"), "repository key"),
             (GOOD.replace("unix = \"backend.sock\"", ""), "needs `unix`"),
-            (format!("{GOOD}[[repository]]\nkey = \"docker-local\"\napi_version = \"V2\"\n"), "twice"),
-            (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "network"),
+            (
+                format!("{GOOD}[[repository]]\nkey = \"docker-local\"\napi_version = \"V2\"\n"),
+                "backend.toml:8:7: repository `docker-local` is there twice",
+            ),
+            (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "backend.toml:1:"),
+            (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
+            (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
             ("data_dir = \"x\"\n[listen]\ntcp = \"127.0.0.1:1\"\n".into(), "no repository"),
         ] {
             let error = load(&text).unwrap_err();

@@ -55,7 +55,10 @@ impl Service {
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Answer {
         let begun = Instant::now();
         let (parts, incoming) = request.into_parts();
-        let peer = parts.extensions.get::<Peer>().copied().unwrap_or(Peer::Unix);
+        let Some(peer) = parts.extensions.get::<Peer>().copied() else {
+            // The server loop sets it on every request; without it nobody could be trusted.
+            return errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
+        };
         let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
         let request_id = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let reads_only = matches!(method, Method::GET | Method::HEAD);
@@ -105,6 +108,10 @@ impl Service {
     /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
     async fn prepare(&self, peer: Peer, method: &Method, uri: &http::Uri, headers: HeaderMap) -> Result<(Call, Route), Box<Answer>> {
         let path = uri.path();
+        // A target that names another host than the header does is read one way here and another way elsewhere.
+        if uri.authority().is_some_and(|named| single_host(&headers) != Some(named.as_str())) {
+            return Err(Box::new(errors::rest(StatusCode::BAD_REQUEST, "the target and the Host header name different hosts")));
+        }
         if path.len() > PATH_BYTES_MAX {
             return Err(Box::new(errors::rest(StatusCode::URI_TOO_LONG, "the path is too long")));
         }
@@ -149,6 +156,10 @@ impl Service {
         };
         if permitted { Ok(()) } else { Err(Box::new(unauthorized(api, "authentication required"))) }
     }
+}
+
+fn single_host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(http::header::HOST)?.to_str().ok()
 }
 
 /// What a route demands of whoever asks.

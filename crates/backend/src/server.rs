@@ -1,16 +1,17 @@
 //! Taking connections: a Unix socket, a TCP port, or both; HTTP/1.1 with keep-alive; a bounded drain at the end.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,13 +20,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Listen;
-use crate::http::Answer;
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 8192;
 
-/// How long a connection may take to send a request's head. It also ends idle keep-alive connections, so it is longer
-/// than the gateway keeps its own idle ones.
+/// How long a connection may take to send a request's head. hyper counts from the moment it starts to wait for one, so
+/// this also ends idle keep-alive connections and must be longer than the gateway keeps its own idle ones. A shorter
+/// limit on the head alone would win nothing: who wants to hold a connection can as well send nothing at all.
 const HEAD_MAX: Duration = Duration::from_secs(90);
 
 /// Bytes buffered for one connection. Large, because uploads are handed on in pieces of this size.
@@ -62,6 +63,16 @@ impl Peer {
     }
 }
 
+/// What bounds a server. A type of its own so that tests need not wait for the real bounds.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    connections: usize,
+    head: Duration,
+    drain: Duration,
+}
+
+const LIMITS: Limits = Limits { connections: CONNECTIONS_MAX, head: HEAD_MAX, drain: DRAIN_MAX };
+
 /// Bound sockets.
 pub(crate) struct Listeners {
     unix: Option<UnixListener>,
@@ -83,40 +94,67 @@ pub(crate) async fn bind(listen: &Listen) -> anyhow::Result<Listeners> {
     Ok(listeners)
 }
 
-/// A socket file that nobody answers on was left by a crash; one that somebody answers on is in use.
 async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    if path.exists() {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it"));
-        }
-        std::fs::remove_file(path)?;
-    }
+    remove_stale(path).await?;
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }
 
+/// Removes a socket that a crash left: one that refuses us.
+///
+/// Nothing else is ours to remove: neither a file that is no socket, named by mistake, nor the socket of a process that
+/// is too busy to take us in, which is no refusal.
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it")),
+    }
+}
+
 /// Serves until `shutdown` resolves, then lets transfers under way finish, within bounds.
-pub(crate) async fn serve<S, F>(listeners: Listeners, service: S, shutdown: impl Future<Output = ()>)
+pub(crate) async fn serve<S, F, B>(listeners: Listeners, service: S, shutdown: impl Future<Output = ()>)
 where
     S: Fn(hyper::Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = hyper::Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    serve_within(LIMITS, listeners, service, shutdown).await;
+}
+
+async fn serve_within<S, F, B>(limits: Limits, listeners: Listeners, service: S, shutdown: impl Future<Output = ()>)
+where
+    S: Fn(hyper::Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = hyper::Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         // Finished connections are cleared away as new ones come.
         while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        // With every place taken we must still hear that we are to stop.
+        let place = tokio::select! {
+            () = &mut shutdown => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        let Ok(place) = place else { break };
         tokio::select! {
             () = &mut shutdown => break,
             accepted = accept_unix(listeners.unix.as_ref()) => match accepted {
-                Ok(stream) => { connections.spawn(connection(stream, Peer::Unix, service.clone(), stopping.clone(), place)); }
+                Ok(stream) => { connections.spawn(connection(limits.head, stream, Peer::Unix, service.clone(), stopping.clone(), place)); }
                 Err(error) => pause(&error).await,
             },
             accepted = accept_tcp(listeners.tcp.as_ref()) => match accepted {
@@ -125,7 +163,7 @@ where
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "TCP_NODELAY");
                     }
-                    connections.spawn(connection(stream, Peer::Tcp(address), service.clone(), stopping.clone(), place));
+                    connections.spawn(connection(limits.head, stream, Peer::Tcp(address), service.clone(), stopping.clone(), place));
                 }
                 Err(error) => pause(&error).await,
             },
@@ -133,7 +171,7 @@ where
     }
     drop(listeners);
     let _ = stop.send(());
-    let drained = tokio::time::timeout(DRAIN_MAX, async { while connections.join_next().await.is_some() {} }).await;
+    let drained = tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::warn!(connections = connections.len(), "transfers were still under way and are cut");
     }
@@ -162,7 +200,8 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn connection<S, F>(
+async fn connection<S, F, B>(
+    head_max: Duration,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: Peer,
     service: S,
@@ -170,7 +209,8 @@ async fn connection<S, F>(
     _place: OwnedSemaphorePermit,
 ) where
     S: Fn(hyper::Request<Incoming>) -> F,
-    F: Future<Output = Answer> + Send,
+    F: Future<Output = hyper::Response<B>> + Send,
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
@@ -179,7 +219,7 @@ async fn connection<S, F>(
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_MAX)
+        .header_read_timeout(head_max)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
@@ -197,3 +237,6 @@ fn log_end(ended: hyper::Result<()>) {
         tracing::debug!(%error, "a connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Forwarding headers count only from a trusted peer: the Unix socket, or an address in `trusted_proxies`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use berth_names::{Authority, Origin, Scheme};
 use http::HeaderMap;
@@ -80,16 +80,24 @@ fn forwarded_port(headers: &HeaderMap) -> Option<u16> {
     single(headers, "x-forwarded-port")?.parse().ok().filter(|port| *port != 0)
 }
 
-/// The last hop that is not one of ours.
+/// The last hop that is not one of ours. What stands to the left of a hop that can't be read is hearsay, like all that
+/// stands to the left of a stranger.
 fn client_address(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
-    let hops: Vec<IpAddr> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|hop| hop.trim().parse().ok())
-        .collect();
-    hops.iter().rev().find(|hop| !trusted.contains(**hop)).or(hops.first()).copied()
+    let hops = headers.get_all("x-forwarded-for").iter().rev().flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    let mut client = None;
+    for hop in hops.map_while(parse_hop) {
+        client = Some(hop);
+        if !trusted.contains(hop) {
+            break;
+        }
+    }
+    client
+}
+
+/// An address; some fronts write its port too.
+fn parse_hop(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
 }
 
 #[cfg(test)]
@@ -133,6 +141,27 @@ mod tests {
         assert_eq!(seen.origin.to_string(), "http://r.example");
         assert_eq!(seen.location_root(""), ROOT);
         assert_eq!(seen.address, Some("203.0.113.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_is_not_ours() {
+        for (hops, client) in [
+            (&["192.0.2.7"][..], Some("192.0.2.7")),
+            (&["203.0.113.1, 192.0.2.7"], Some("192.0.2.7")),
+            (&["192.0.2.7, 127.0.0.1"], Some("192.0.2.7")),
+            (&["203.0.113.1", "192.0.2.7", "127.0.0.2"], Some("192.0.2.7")),
+            (&["127.0.0.3, 127.0.0.2"], Some("127.0.0.3")),
+            (&["203.0.113.1, 192.0.2.7:4711"], Some("192.0.2.7")),
+            (&["203.0.113.1, [2001:db8::1]:4711"], Some("2001:db8::1")),
+            // Nothing is known of who wrote what is left of `unknown`.
+            (&["203.0.113.1, unknown"], None),
+            (&["203.0.113.1, unknown, 127.0.0.2"], Some("127.0.0.2")),
+            (&[""], None),
+        ] {
+            let mut headers = vec![("host", "a")];
+            headers.extend(hops.iter().map(|hop| ("x-forwarded-for", *hop)));
+            assert_eq!(view("unix", &headers).unwrap().address, client.map(|client| client.parse().unwrap()), "{hops:?}");
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Query {
     pub(crate) fn page_size(&self) -> PageSize {
         match self.get("n") {
             None => PageSize::Absent,
-            Some(text) if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) => PageSize::Invalid,
+            Some(text) if !is_number(text) => PageSize::Invalid,
             // Only digits: what does not fit is large.
             Some(text) => PageSize::Entries(text.parse().unwrap_or(PAGE_ENTRIES_MAX).min(PAGE_ENTRIES_MAX)),
         }
@@ -81,7 +81,11 @@ pub(crate) fn content_range(text: &str) -> Option<(u64, u64)> {
 }
 
 fn number(text: &str) -> Option<u64> {
-    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+    is_number(text).then(|| text.parse().ok())?
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The part of some content that a client asked for.
@@ -97,9 +101,14 @@ pub(crate) enum ByteRange {
 /// A last byte behind the end is cut: docker's resume always asks for one too many (protocol reference §4.7).
 /// What is no single byte range is answered with the whole, as HTTP allows.
 pub(crate) fn requested_range(header: Option<&str>, size: u64) -> ByteRange {
-    let Some((first, last)) = header.and_then(|text| text.strip_prefix("bytes=")).and_then(|text| text.trim().split_once('-')) else {
+    let unit_and_range = header.and_then(|text| text.split_once('='));
+    let Some((first, last)) =
+        unit_and_range.filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes")).and_then(|(_, range)| range.trim().split_once('-'))
+    else {
         return ByteRange::Whole;
     };
+    // A number too large for us is as far behind the end as any other.
+    let number = |text: &str| is_number(text).then(|| text.parse().unwrap_or(u64::MAX));
     let part = match (number(first), number(last)) {
         (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
         (Some(first), None) if last.is_empty() => first..size,
@@ -159,6 +168,11 @@ mod tests {
             (Some("items=0-1"), ByteRange::Whole),
             (Some("bytes=x-"), ByteRange::Whole),
             (Some("bytes=0-18446744073709551615"), ByteRange::Part(0..10)),
+            (Some("bytes=5-99999999999999999999999999"), ByteRange::Part(5..10)),
+            (Some("bytes=99999999999999999999999999-"), ByteRange::Unsatisfiable),
+            (Some("Bytes=5-6"), ByteRange::Part(5..7)),
+            (Some("bytes=-"), ByteRange::Whole),
+            (Some("bytes"), ByteRange::Whole),
         ] {
             assert_eq!(requested_range(header, 10), expected, "{header:?}");
         }

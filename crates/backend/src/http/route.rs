@@ -194,7 +194,13 @@ fn v1(method: &Method, rest: &str) -> Result<V1, Refusal> {
         return v1_image(method, rest);
     }
     let rest = rest.strip_prefix("repositories/").ok_or(Refusal::NotFound)?;
-    v1_repository(method, rest.strip_suffix('/').unwrap_or(rest))
+    match rest.strip_suffix('/') {
+        // With a slash at its end a PUT starts the push of that image, whatever it is called: docker writes
+        // `foo/images/` to start a push of `foo/images`, and `foo/images` to end one of `foo`.
+        Some(name) if method == Method::PUT => Ok(V1::PutRepository { image: v1_name(name)? }),
+        Some(rest) => v1_repository(method, rest),
+        None => v1_repository(method, rest),
+    }
 }
 
 fn v1_image(method: &Method, rest: &str) -> Result<V1, Refusal> {
@@ -209,24 +215,17 @@ fn v1_image(method: &Method, rest: &str) -> Result<V1, Refusal> {
     }
 }
 
-/// The last suffix that fits decides: `tags/images` is the image list of a repository called `tags`.
+/// The last suffix that fits decides: `tags/images` is the image list of an image called `tags`.
 fn v1_repository(method: &Method, rest: &str) -> Result<V1, Refusal> {
     if let Some(name) = rest.strip_suffix("/images") {
         let image = v1_name(name)?;
         let put = V1::PutRepositoryImages { image: image.clone() };
         return only(method, &[(Method::GET, V1::GetRepositoryImages { image }), (Method::PUT, put)]);
     }
-    if let Some(name) = rest.strip_suffix("/tags") {
-        return only(method, &[(Method::GET, V1::GetTags { image: v1_name(name)? })]);
-    }
-    if let Some(name) = rest.strip_suffix("/properties") {
-        return only(method, &[(Method::GET, V1::GetProperties { image: v1_name(name)? })]);
-    }
-    if let Some((name, tag)) = rest.strip_suffix("/json").and_then(split_tag) {
-        return only(method, &[(Method::GET, V1::GetTagJson { image: v1_name(name)?, tag: parse_tag(tag)? })]);
-    }
-    if let Some(name) = rest.strip_suffix("/json") {
-        return only(method, &[(Method::GET, V1::GetRepositoryJson { image: v1_name(name)? })]);
+    if method == Method::GET
+        && let Some(route) = v1_read(rest)?
+    {
+        return Ok(route);
     }
     if let Some((name, tag)) = split_tag(rest) {
         let (image, tag) = (v1_name(name)?, parse_tag(tag)?);
@@ -234,6 +233,21 @@ fn v1_repository(method: &Method, rest: &str) -> Result<V1, Refusal> {
         return only(method, &[(Method::GET, V1::GetTag { image, tag }), (Method::PUT, put)]);
     }
     only(method, &[(Method::PUT, V1::PutRepository { image: v1_name(rest)? })])
+}
+
+/// What can only be read. In a PUT the same word is a tag's or an image's name: `foo:json` can be pushed.
+fn v1_read(rest: &str) -> Result<Option<V1>, Refusal> {
+    Ok(Some(if let Some(name) = rest.strip_suffix("/tags") {
+        V1::GetTags { image: v1_name(name)? }
+    } else if let Some(name) = rest.strip_suffix("/properties") {
+        V1::GetProperties { image: v1_name(name)? }
+    } else if let Some((name, tag)) = rest.strip_suffix("/json").and_then(split_tag) {
+        V1::GetTagJson { image: v1_name(name)?, tag: parse_tag(tag)? }
+    } else if let Some(name) = rest.strip_suffix("/json") {
+        V1::GetRepositoryJson { image: v1_name(name)? }
+    } else {
+        return Ok(None);
+    }))
 }
 
 /// `<name>/tags/<tag>`

@@ -53,6 +53,25 @@ fn an_image_may_be_called_like_a_part_of_a_path() {
     ] {
         assert_eq!(parse(method, tail), Ok(Route::V1(expected)), "{tail}");
     }
+    let tag = |text: &str| text.parse::<Tag>().unwrap();
+    for (method, tail, expected) in [
+        // docker's push of images and tags that are called like a part of a path.
+        (Method::PUT, "v1/repositories/foo/tags/", V1::PutRepository { image: name("foo/tags") }),
+        (Method::PUT, "v1/repositories/foo/images/", V1::PutRepository { image: name("foo/images") }),
+        (Method::PUT, "v1/repositories/foo/json/", V1::PutRepository { image: name("foo/json") }),
+        (Method::PUT, "v1/repositories/foo/properties", V1::PutRepository { image: name("foo/properties") }),
+        (Method::PUT, "v1/repositories/foo/images", V1::PutRepositoryImages { image: name("library/foo") }),
+        (Method::PUT, "v1/repositories/foo/images/images", V1::PutRepositoryImages { image: name("foo/images") }),
+        (Method::PUT, "v1/repositories/foo/tags/tags", V1::PutTag { image: name("library/foo"), tag: tag("tags") }),
+        (Method::PUT, "v1/repositories/foo/tags/json", V1::PutTag { image: name("library/foo"), tag: tag("json") }),
+        (Method::PUT, "v1/repositories/a/b/tags/properties", V1::PutTag { image: name("a/b"), tag: tag("properties") }),
+        // Read, the last suffix decides.
+        (Method::GET, "v1/repositories/foo/tags/tags", V1::GetTags { image: name("foo/tags") }),
+        (Method::GET, "v1/repositories/foo/tags/json", V1::GetRepositoryJson { image: name("foo/tags") }),
+        (Method::GET, "v1/repositories/foo/tags/", V1::GetTags { image: name("library/foo") }),
+    ] {
+        assert_eq!(parse(method, tail), Ok(Route::V1(expected)), "{tail}");
+    }
     assert!(matches!(parse(Method::PUT, &format!("v1/images/{ID}/checksum")), Ok(Route::V1(V1::PutChecksum { .. }))));
 }
 
@@ -72,6 +91,9 @@ fn what_is_wrong_is_named() {
         (Method::PUT, "v1/repositories/foo/tags/-x", Refusal::InvalidTag),
         (Method::PUT, "v1/repositories/Foo/", Refusal::InvalidName),
         (Method::DELETE, "v1/_ping", Refusal::MethodNotAllowed),
+        (Method::DELETE, "v1/repositories/foo/tags", Refusal::MethodNotAllowed),
+        (Method::POST, "v1/repositories/foo/tags/1.0", Refusal::MethodNotAllowed),
+        (Method::GET, "v1/repositories/foo/", Refusal::MethodNotAllowed),
     ] {
         assert_eq!(parse(method, tail), Err(refusal), "{tail}");
     }
@@ -112,5 +134,22 @@ proptest! {
         prop_assert_eq!(parse(Method::GET, &format!("v2/{image}/manifests/{tag}")), Ok(Route::V2(expected)));
         prop_assert_eq!(parse(Method::GET, &format!("v2/{image}/tags/list")), Ok(Route::V2(V2::Tags { image: name(&image) })));
         prop_assert_eq!(parse(Method::POST, &format!("v2/{image}/blobs/uploads/")), Ok(Route::V2(V2::StartUpload { image: name(&image) })));
+    }
+    #[test]
+    fn every_image_name_survives_a_v1_push_and_pull(image in "[a-z0-9]{1,4}(/(tags|images|json|properties|[a-z0-9]{1,4})){0,3}", tag in "[A-Za-z0-9_][A-Za-z0-9._-]{0,8}") {
+        // As a tag these are read as the last suffix; the table above has them.
+        prop_assume!(!["tags", "images", "json", "properties"].contains(&tag.as_str()));
+        let (named, tagged) = (ImageName::from_v1(&image).unwrap(), tag.parse::<Tag>().unwrap());
+        for (method, tail, expected) in [
+            (Method::PUT, format!("{image}/"), V1::PutRepository { image: named.clone() }),
+            (Method::PUT, format!("{image}/tags/{tag}"), V1::PutTag { image: named.clone(), tag: tagged.clone() }),
+            (Method::PUT, format!("{image}/images"), V1::PutRepositoryImages { image: named.clone() }),
+            (Method::GET, format!("{image}/images"), V1::GetRepositoryImages { image: named.clone() }),
+            (Method::GET, format!("{named}/tags"), V1::GetTags { image: named.clone() }),
+            (Method::HEAD, format!("{named}/tags/{tag}"), V1::GetTag { image: named.clone(), tag: tagged.clone() }),
+            (Method::GET, format!("{named}/tags/{tag}/json"), V1::GetTagJson { image: named.clone(), tag: tagged }),
+        ] {
+            prop_assert_eq!(parse(method, &format!("v1/repositories/{tail}")), Ok(Route::V1(expected)), "{}", tail);
+        }
     }
 }
