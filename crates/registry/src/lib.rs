@@ -15,6 +15,7 @@ mod check;
 mod clock;
 mod error;
 mod hash;
+mod json;
 mod listing;
 mod manifests;
 mod receive;

@@ -68,6 +68,9 @@ struct Descriptor {
 impl Document {
     /// Reads a manifest that was sent as `media_type`.
     pub(super) fn parse(media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
+        if !crate::json::is_sane(bytes) {
+            return invalid("it is not UTF-8, or nested too deep");
+        }
         let wire: Wire = serde_json::from_slice(bytes).map_err(|error| Error::ManifestInvalid(error.to_string()))?;
         if wire.schema_version != Some(2) {
             return invalid("schemaVersion must be 2; images of docker 1.9 and older belong into a V1 repository");
