@@ -177,10 +177,10 @@ async fn connections_are_kept_on_both_sides() {
     let mut client = Client::connect(port).await;
     for _ in 0..20 {
         assert_eq!(client.get("/v2/", "a").await.status, 200);
+        // An answer may reach the client before its connection to the backend is back in the pool.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // An answer may reach the client before its connection to the backend is back in the pool.
-    let connections = site.backend_connections.load(Ordering::Relaxed);
-    assert!(connections <= 10, "{connections} connections for 20 requests");
+    assert_eq!(site.backend_connections.load(Ordering::Relaxed), 1);
 }
 
 /// A client that sends one byte now and then would otherwise hold its connection for ever.
