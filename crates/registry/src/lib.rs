@@ -41,7 +41,9 @@ pub use repositories::{Repositories, Repository};
 pub use uploads::{Progress, Started, UploadId};
 
 /// How often a change is tried again after losing a race, before the client is asked to come back.
-const COMMIT_ATTEMPTS_MAX: usize = 32;
+///
+/// Of the writers of one row, one wins in every round, so this is how many may write to it at the same moment.
+const COMMIT_ATTEMPTS_MAX: usize = 512;
 
 /// The registry: every operation is a method, spread over the modules by noun.
 #[derive(Clone)]

@@ -79,11 +79,12 @@ pub(crate) async fn a_counter_under_contention_loses_no_increment(store: Arc<dyn
                     loop {
                         let seen = store.get(&key("counter")).await.unwrap();
                         let count: u32 = seen.as_ref().map_or(0, |bytes| std::str::from_utf8(bytes).unwrap().parse().unwrap());
-                        let mut batch = Batch::deferred();
-                        batch.expect(key("counter"), seen).put(key("counter"), value(&(count + 1).to_string()));
+                        let mut batch = Batch::new();
+                        batch.expect(key("counter"), seen.clone()).put(key("counter"), value(&(count + 1).to_string()));
                         match store.commit(batch).await {
                             Ok(()) => break,
-                            Err(Error::Conflict) => {}
+                            // Who lost can see at once against what: else trying again would lose again.
+                            Err(Error::Conflict) => assert_ne!(store.get(&key("counter")).await.unwrap(), seen),
                             Err(other) => panic!("{other}"),
                         }
                     }

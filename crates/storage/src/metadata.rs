@@ -27,7 +27,7 @@ pub trait MetadataStore: Send + Sync {
     /// Applies the batch whole.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if an expectation does not hold; nothing was changed then.
+    /// [`Error::Conflict`] if an expectation does not hold; nothing was changed then, and a read sees why.
     async fn commit(&self, batch: Batch) -> Result<()>;
 }
 

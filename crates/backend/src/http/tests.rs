@@ -570,6 +570,24 @@ async fn two_clients_that_push_the_same_v1_image_at_once_both_succeed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_push_tags_of_one_image_at_once_all_succeed() {
+    const CLIENTS: usize = 100;
+    let backend = Arc::new(Backend::start().await);
+    let (config, layer) = (backend.push_blob("docker-v2", "app", b"{}").await, backend.push_blob("docker-v2", "app", b"layer").await);
+    let manifest = Arc::new(image_manifest(&config, 2, &layer, 5));
+    let pushes: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (backend, manifest) = (Arc::clone(&backend), Arc::clone(&manifest));
+            tokio::spawn(async move { backend.put_manifest("docker-v2", "app", &format!("build-{client}"), &manifest).await.status })
+        })
+        .collect();
+    for push in pushes {
+        assert_eq!(push.await.unwrap(), 201);
+    }
+    assert_eq!(backend.get("@docker-v2/v2/app/tags/list").await.json()["tags"].as_array().unwrap().len(), CLIENTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_wrong_passwords_is_turned_away_and_good_ones_pass() {
     let backend = Arc::new(Backend::start().await);
     assert_eq!(backend.get("@docker-v2/v2/").await.status, 200);

@@ -224,24 +224,26 @@ struct Group<'db> {
     sync: bool,
     pending: HashMap<Key, Option<Bytes>>,
     accepted: Vec<oneshot::Sender<Result<()>>>,
+    refused: Vec<(oneshot::Sender<Result<()>>, Error)>,
 }
 
 impl<'db> Group<'db> {
     fn new(db: &'db DB) -> Self {
-        Self { db, write: WriteBatch::default(), sync: false, pending: HashMap::new(), accepted: Vec::new() }
+        Self { db, write: WriteBatch::default(), sync: false, pending: HashMap::new(), accepted: Vec::new(), refused: Vec::new() }
     }
 
     fn is_full(&self) -> bool {
-        self.accepted.len() >= GROUP_BATCHES_MAX || self.write.size_in_bytes() >= GROUP_BYTES_MAX
+        self.accepted.len() + self.refused.len() >= GROUP_BATCHES_MAX || self.write.size_in_bytes() >= GROUP_BYTES_MAX
     }
 
-    /// Takes the batch in, or tells its caller at once why not.
+    /// Takes the batch in, or notes why not.
     ///
-    /// A caller that has gone away gets its batch committed all the same: it may already have made others depend on it.
+    /// A caller that lost a race hears of it only after the write: sooner, it would read the state that it lost
+    /// against as if nothing had happened, lose again, and keep this group from ever being written.
     fn add(&mut self, Request { batch, reply }: Request) {
         match self.stage(batch) {
             Ok(()) => self.accepted.push(reply),
-            Err(error) => drop(reply.send(Err(error))),
+            Err(error) => self.refused.push((reply, error)),
         }
     }
 
@@ -272,10 +274,15 @@ impl<'db> Group<'db> {
     }
 
     fn write(self) {
-        let outcome = self.db.write_opt(self.write, &synced(self.sync));
-        for reply in self.accepted {
-            // The caller may have gone away; its batch is written all the same.
-            let _ = reply.send(outcome.clone().map_err(Error::from));
+        // Nobody may be left to hear an answer: callers can go away, and their batches are written all the same.
+        if !self.accepted.is_empty() {
+            let outcome = self.db.write_opt(self.write, &synced(self.sync));
+            for reply in self.accepted {
+                let _ = reply.send(outcome.clone().map_err(Error::from));
+            }
+        }
+        for (reply, error) in self.refused {
+            let _ = reply.send(Err(error));
         }
     }
 }
