@@ -1,8 +1,7 @@
 //! Taking in a body: while one chunk arrives, the one before it is hashed and the one before that is written.
 //!
-//! Memory is bounded by [`Chunk::BYTES`] × ([`WRITES_IN_FLIGHT_MAX`] + 2) for each body, whatever its length.
+//! Memory is bounded by three times [`Chunk::BYTES`] for each body, whatever its length.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use berth_storage::{BlobStore, Chunk, DataId, SMALL_BLOB_BYTES_MAX};
@@ -13,9 +12,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::hash::Absorb;
 use crate::{Error, Result};
-
-/// Chunks of one body that may be on their way to the disk at once.
-const WRITES_IN_FLIGHT_MAX: usize = 2;
 
 /// Every so many bytes the disk starts on what it has, so that little is left for the end.
 const SYNC_BYTES: u64 = 32 << 20;
@@ -53,9 +49,7 @@ pub(crate) async fn receive<H: Absorb>(
     let mut sink = Sink::new(Arc::clone(blobs), received, hash);
     let outcome = sink.take_in(body).await;
     if let (Err(_), false, Some(data)) = (&outcome, had_data, sink.data) {
-        for write in sink.writes.drain(..) {
-            let _ = write.await;
-        }
+        let _ = sink.wait_for_write().await;
         if let Err(error) = blobs.delete(data).await {
             tracing::warn!(%data, %error, "a failed upload left data behind; the next start sweeps it");
         }
@@ -77,7 +71,8 @@ struct Sink<H> {
     /// Bytes not yet handed on, once there is data.
     chunk: Option<Chunk>,
     hashing: JoinHandle<H>,
-    writes: VecDeque<JoinHandle<berth_storage::Result<()>>>,
+    /// At most one write at a time: more of them to one file only wait for each other in the kernel, spinning.
+    writing: Option<JoinHandle<berth_storage::Result<()>>>,
     /// The disk at work on what was written before. Its failure is the upload's: the kernel reports it only once.
     syncing: Option<JoinHandle<berth_storage::Result<()>>>,
     /// Whether anything was written that is not sealed yet.
@@ -94,7 +89,7 @@ impl<H: Absorb> Sink<H> {
             small: received.small.into(),
             chunk: None,
             hashing: spawn_blocking(move || hash),
-            writes: VecDeque::new(),
+            writing: None,
             syncing: None,
             dirty: false,
         }
@@ -152,12 +147,10 @@ impl<H: Absorb> Sink<H> {
         let end = offset + chunk.len() as u64;
         let hashed = std::mem::take(&mut self.hashed);
         self.hash(chunk.slice(hashed..)).await?;
-        // The first write creates the data; later ones may overtake each other, but not it.
-        let in_flight_max = if offset == 0 { 0 } else { WRITES_IN_FLIGHT_MAX };
+        self.wait_for_write().await?;
         let blobs = Arc::clone(&self.blobs);
-        self.writes.push_back(tokio::spawn(async move { blobs.append(data, offset, chunk).await }));
+        self.writing = Some(tokio::spawn(async move { blobs.append(data, offset, chunk).await }));
         self.dirty = true;
-        self.wait_for_writes(in_flight_max).await?;
         if end / SYNC_BYTES > offset / SYNC_BYTES && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             self.wait_for_sync().await?;
             let blobs = Arc::clone(&self.blobs);
@@ -183,13 +176,11 @@ impl<H: Absorb> Sink<H> {
         Ok(())
     }
 
-    async fn wait_for_writes(&mut self, left: usize) -> Result<()> {
-        while self.writes.len() > left {
-            if let Some(write) = self.writes.pop_front() {
-                write.await.map_err(|_| Error::Internal("writing died"))??;
-            }
+    async fn wait_for_write(&mut self) -> Result<()> {
+        match self.writing.take() {
+            Some(writing) => Ok(writing.await.map_err(|_| Error::Internal("writing died"))??),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Hands the rest on and waits until everything is durable.
@@ -200,7 +191,7 @@ impl<H: Absorb> Sink<H> {
         };
         let offset = self.size - self.chunk.as_ref().map_or(0, Chunk::len) as u64;
         self.flush(data, offset).await?;
-        self.wait_for_writes(0).await?;
+        self.wait_for_write().await?;
         self.wait_for_sync().await?;
         if self.dirty {
             self.blobs.seal(data, self.size).await?;

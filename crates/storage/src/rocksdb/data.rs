@@ -239,7 +239,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let blobs = FileBlobs::open(directory.path(), 1).unwrap();
         let data = blobs.allocate();
-        let content: Vec<u8> = (0..3 * Chunk::BYTES as u64 + 5).map(|at| (at * at >> 8) as u8).collect();
+        let content: Vec<u8> = (0..3 * Chunk::BYTES as u64 + 5).map(|at| ((at * at) >> 8) as u8).collect();
         blobs.append(data, 0, Bytes::from(content.clone())).await.unwrap();
         blobs.seal(data, content.len() as u64).await.unwrap();
         let file = File::open(path_of(&blobs.root, data)).unwrap();
