@@ -26,6 +26,12 @@ pub(crate) struct Config {
     /// Addresses whose `X-Forwarded-*` headers are believed; the Unix socket's always are.
     #[serde(default)]
     pub(crate) trusted_proxies: TrustedProxies,
+    /// Passwords, and what strangers are told.
+    #[serde(default)]
+    pub(crate) security: Security,
+    /// What is written down about who did what.
+    #[serde(default)]
+    pub(crate) audit: Audit,
     /// The repositories there are.
     #[serde(default, rename = "repository")]
     pub(crate) repositories: Vec<Repository>,
@@ -41,6 +47,43 @@ pub(crate) struct Listen {
     pub(crate) tcp: Option<SocketAddr>,
 }
 
+/// Passwords, and what strangers are told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Security {
+    /// Fewest characters of a password.
+    pub(crate) password_chars_min: usize,
+    /// A file of breached passwords, sorted lines of `SHA1[:count]`. Relative paths are relative to this file.
+    pub(crate) breached_passwords: Option<PathBuf>,
+    /// Whether what a user may not read looks as if it was not there (404) rather than forbidden (403).
+    pub(crate) hide_unauthorized: bool,
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        let passwords = berth_registry::access::PasswordPolicy::default();
+        Self { password_chars_min: passwords.chars_min, breached_passwords: None, hide_unauthorized: true }
+    }
+}
+
+/// What is written down about who did what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Audit {
+    /// Whether pulls are written down too, not only changes, logins and refusals.
+    pub(crate) pulls: bool,
+    /// A file is put aside when it has so many bytes.
+    pub(crate) file_bytes_max: u64,
+    /// Files that are kept, the present one included; the oldest goes first.
+    pub(crate) files_max: usize,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { pulls: false, file_bytes_max: 64 << 20, files_max: 16 }
+    }
+}
+
 /// One repository.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,13 +93,28 @@ pub(crate) struct Repository {
     #[serde(default)]
     anonymous_pull: bool,
     #[serde(default)]
+    challenge: Challenge,
+    #[serde(default)]
     description: String,
+}
+
+/// How V2 clients are asked for credentials.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Challenge {
+    #[default]
+    Bearer,
+    Basic,
 }
 
 impl From<Repository> for berth_registry::Repository {
     fn from(repository: Repository) -> Self {
-        let Repository { key, api_version, anonymous_pull, description } = repository;
-        Self { key: key.into_inner(), api_version, anonymous_pull, description }
+        let Repository { key, api_version, anonymous_pull, challenge, description } = repository;
+        let challenge = match challenge {
+            Challenge::Bearer => berth_registry::Challenge::Bearer,
+            Challenge::Basic => berth_registry::Challenge::Basic,
+        };
+        Self { key: key.into_inner(), api_version, anonymous_pull, challenge, description }
     }
 }
 
@@ -68,6 +126,7 @@ impl Config {
             .map_err(|error| anyhow::anyhow!("{}: {}", Place::of(path, &text, error.span()), place::explain(&error)))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         config.data_dir = directory.join(&config.data_dir);
+        config.security.breached_passwords = config.security.breached_passwords.map(|list| directory.join(list));
         config.listen.unix = config.listen.unix.map(|socket| directory.join(socket));
         config.check(path, &text)?;
         Ok(config)
@@ -76,6 +135,9 @@ impl Config {
     fn check(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         let file = path.display();
         anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "{file}: [listen] needs `unix`, `tcp` or both");
+        anyhow::ensure!(self.security.password_chars_min >= 1, "{file}: [security] password_chars_min must be 1 or more");
+        anyhow::ensure!(self.audit.files_max >= 2, "{file}: [audit] files_max must be 2 or more");
+        anyhow::ensure!(self.audit.file_bytes_max >= 4096, "{file}: [audit] file_bytes_max must be 4096 or more");
         anyhow::ensure!(!self.repositories.is_empty(), "{file}: there is no repository: add a [[repository]] with `key` and `api_version`");
         let mut keys = HashSet::new();
         for Repository { key, .. } in &self.repositories {

@@ -1,18 +1,20 @@
 //! `berth-backend`: the repository API over an embedded store.
 
+mod audit;
 mod config;
 mod heap;
 mod http;
+mod operator;
 mod server;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_registry::access::{Passwords, random_password};
+use berth_names::AccountName;
+use berth_registry::access::{Access, random_password};
 use berth_registry::{Clock, Registry, Repositories, Repository};
 use berth_storage::rocksdb::{self, Stores};
 use clap::{Parser, Subcommand};
@@ -50,6 +52,38 @@ enum Command {
         #[arg(long)]
         admin_password_file: Option<PathBuf>,
     },
+    /// Manage users and robots.
+    User {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        #[command(subcommand)]
+        command: operator::UserCommand,
+    },
+    /// Manage groups of users.
+    Group {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        #[command(subcommand)]
+        command: operator::GroupCommand,
+    },
+    /// Manage permission targets: who may do what with which images.
+    Permission {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        #[command(subcommand)]
+        command: operator::PermissionCommand,
+    },
+    /// Manage access tokens, which stand in for passwords.
+    Token {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        #[command(subcommand)]
+        command: operator::TokenCommand,
+    },
     /// Check the configuration, then every digest and reference in the store. The backend must not be running.
     Check {
         /// The configuration file.
@@ -81,6 +115,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve { config, admin_password_file } => {
             runtime.block_on(serve(Config::load(&config)?, admin_password_file.as_deref())).map(|()| ExitCode::SUCCESS)
         }
+        Command::User { config, command } => manage(&runtime, operator::user(&Config::load(&config)?, command)),
+        Command::Group { config, command } => manage(&runtime, operator::group(&Config::load(&config)?, command)),
+        Command::Permission { config, command } => manage(&runtime, operator::permission(&Config::load(&config)?, command)),
+        Command::Token { config, command } => manage(&runtime, operator::token(&Config::load(&config)?, command)),
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());
@@ -90,6 +128,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     // A file read that is still under way must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(5));
     code
+}
+
+fn manage(runtime: &tokio::runtime::Runtime, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    runtime.block_on(work).map(|()| ExitCode::SUCCESS)
 }
 
 fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
@@ -103,16 +145,17 @@ fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
 async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (stores, registry) = open(&config)?;
-    let passwords = Passwords::new(Arc::clone(&stores.metadata), Clock::system())?;
-    create_admin(&passwords, admin_password_file).await?;
+    let opened = open(&config)?;
+    let (service, audit_writer) = http::Service::open(&config, &opened)?;
+    let (stores, registry) = opened;
+    create_admin(service.access(), admin_password_file).await?;
 
-    let listeners = server::bind(&config.listen).await?;
+    let listeners = server::bind(&config.listen, Some(&operator::socket(&config.data_dir))).await?;
     let housekeeping = tokio::spawn(keep_house(registry.clone()));
     println!("berth-backend ready");
     std::io::stdout().flush()?;
 
-    let service = http::Service::new(registry, passwords, config.trusted_proxies);
+    drop(registry);
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -123,6 +166,8 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
     housekeeping.abort();
     let _ = housekeeping.await;
+    // Everything that was to be written to the audit log is.
+    let _ = tokio::task::spawn_blocking(move || audit_writer.join()).await;
     // Dropping the stores waits for queued commits and syncs the log.
     drop(stores);
     tracing::info!("stopped");
@@ -130,8 +175,8 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
 }
 
 /// On first start there must be somebody who can log in, with a password nobody else knows.
-async fn create_admin(passwords: &Passwords, password_file: Option<&Path>) -> anyhow::Result<()> {
-    if passwords.any_user().await? {
+async fn create_admin(access: &Access, password_file: Option<&Path>) -> anyhow::Result<()> {
+    if access.any_user().await? {
         return Ok(());
     }
     let (password, from_file) = match password_file {
@@ -143,7 +188,9 @@ async fn create_admin(passwords: &Passwords, password_file: Option<&Path>) -> an
         }
         None => (random_password()?, false),
     };
-    if passwords.create_first_admin(ADMIN, &password).await? && !from_file {
+    let name: AccountName = ADMIN.parse()?;
+    access.create_first_admin(&name, &password).await.context("can't create the first user, `admin`")?;
+    if !from_file {
         println!("admin password: {password}   (shown once; user \"{ADMIN}\")");
         std::io::stdout().flush()?;
     }

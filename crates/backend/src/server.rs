@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -52,12 +52,14 @@ pub(crate) enum Peer {
     Unix,
     /// An address.
     Tcp(SocketAddr),
+    /// Whoever may open the socket in the data directory: who may do that could as well change the store itself.
+    Operator,
 }
 
 impl Peer {
     pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
-            Self::Unix => None,
+            Self::Unix | Self::Operator => None,
             Self::Tcp(address) => Some(address.ip()),
         }
     }
@@ -77,11 +79,20 @@ const LIMITS: Limits = Limits { connections: CONNECTIONS_MAX, head: HEAD_MAX, dr
 pub(crate) struct Listeners {
     unix: Option<UnixListener>,
     tcp: Option<TcpListener>,
+    operator: Option<UnixListener>,
 }
 
-/// Binds everything the configuration names.
-pub(crate) async fn bind(listen: &Listen) -> anyhow::Result<Listeners> {
-    let mut listeners = Listeners { unix: None, tcp: None };
+/// Binds everything the configuration names, and the operator's own socket.
+pub(crate) async fn bind(listen: &Listen, operator: Option<&Path>) -> anyhow::Result<Listeners> {
+    let mut listeners = Listeners { unix: None, tcp: None, operator: None };
+    if let Some(path) = operator {
+        listeners.operator = bind_operator(path)
+            .await
+            .inspect_err(
+                |error| tracing::warn!(%error, socket = %path.display(), "commands like `user` work only while the backend is stopped"),
+            )
+            .ok();
+    }
     if let Some(path) = &listen.unix {
         listeners.unix = Some(bind_unix(path).await.with_context(|| format!("can't listen on {}", path.display()))?);
         tracing::info!(socket = %path.display(), "listening");
@@ -102,6 +113,15 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// The operator's socket, in a directory that nobody else can enter, so that there is no moment at which it is open.
+async fn bind_operator(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+    }
+    bind_unix(path).await
 }
 
 /// Removes a socket that a crash left: one that refuses us.
@@ -155,6 +175,10 @@ where
             () = &mut shutdown => break,
             accepted = accept_unix(listeners.unix.as_ref()) => match accepted {
                 Ok(stream) => { connections.spawn(connection(limits.head, stream, Peer::Unix, service.clone(), stopping.clone(), place)); }
+                Err(error) => pause(&error).await,
+            },
+            accepted = accept_unix(listeners.operator.as_ref()) => match accepted {
+                Ok(stream) => { connections.spawn(connection(limits.head, stream, Peer::Operator, service.clone(), stopping.clone(), place)); }
                 Err(error) => pause(&error).await,
             },
             accepted = accept_tcp(listeners.tcp.as_ref()) => match accepted {

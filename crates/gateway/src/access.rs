@@ -1,5 +1,6 @@
 //! The access log: one line per request, without anything that could be a secret (`Authorization`, the query).
 
+use berth_names::RepositoryKey;
 use http::HeaderValue;
 use http::header::HOST;
 use pingora::proxy::Session;
@@ -22,7 +23,7 @@ pub(crate) fn log(session: &Session, request: &Request) {
         body.bytes_in = session.body_bytes_read(),
         body.bytes_out = session.body_bytes_sent(),
         elapsed_ms = u64::try_from(request.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        repository = request.upstream.as_ref().map(|upstream| upstream.repository.as_str()),
+        repository = request.upstream.as_ref().and_then(|upstream| upstream.repository.as_ref()).map(RepositoryKey::as_str),
         host = &*String::from_utf8_lossy(host),
         client.address = request.connection.as_ref().map(|connection| tracing::field::display(connection.client)),
         request.id = request.id(),

@@ -15,13 +15,28 @@ pub struct Listener {
     pub bindings: Bindings,
 }
 
+/// What a binding makes reachable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The registry APIs of a repository.
+    Repository(RepositoryKey),
+    /// Management: the REST API.
+    Console,
+}
+
+impl From<RepositoryKey> for Bound {
+    fn from(repository: RepositoryKey) -> Self {
+        Self::Repository(repository)
+    }
+}
+
 /// The bindings of one listener.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
     /// Lower-cased host, without port.
-    by_server_name: HashMap<Box<str>, RepositoryKey>,
+    by_server_name: HashMap<Box<str>, Bound>,
     /// The binding without a server name: it takes every host that no other binding names.
-    any_host: Option<RepositoryKey>,
+    any_host: Option<Bound>,
 }
 
 /// The listener has a binding of this server name, or one without, already.
@@ -29,20 +44,20 @@ pub struct Bindings {
 pub struct AlreadyBound;
 
 impl Bindings {
-    /// Binds a server name, or every other host if there is none, to `repository`.
+    /// Binds a server name, or every other host if there is none.
     ///
     /// # Errors
     /// [`AlreadyBound`] if that is bound.
-    pub fn bind(&mut self, server_name: Option<&Authority>, repository: RepositoryKey) -> Result<(), AlreadyBound> {
+    pub fn bind(&mut self, server_name: Option<&Authority>, bound: impl Into<Bound>) -> Result<(), AlreadyBound> {
         let previous = match server_name {
-            Some(name) => self.by_server_name.insert(name.host().into(), repository),
-            None => self.any_host.replace(repository),
+            Some(name) => self.by_server_name.insert(name.host().into(), bound.into()),
+            None => self.any_host.replace(bound.into()),
         };
         if previous.is_none() { Ok(()) } else { Err(AlreadyBound) }
     }
 
-    /// The repository that a client means who asks for `host`, whatever port it wrote.
-    pub fn repository(&self, host: &Authority) -> Option<&RepositoryKey> {
+    /// What a client means who asks for `host`, whatever port it wrote.
+    pub fn find(&self, host: &Authority) -> Option<&Bound> {
         self.by_server_name.get(host.host()).or(self.any_host.as_ref())
     }
 }
@@ -63,13 +78,13 @@ mod tests {
     fn a_server_name_wins_over_any_host_and_its_case_and_port_do_not_matter() {
         let mut bindings = Bindings::default();
         bindings.bind(Some(&host("A.example")), key("a")).unwrap();
-        assert_eq!(bindings.repository(&host("a.example:444")), Some(&key("a")));
-        assert_eq!(bindings.repository(&host("b.example")), None);
+        assert_eq!(bindings.find(&host("a.example:444")), Some(&key("a").into()));
+        assert_eq!(bindings.find(&host("b.example")), None);
 
         bindings.bind(None, key("rest")).unwrap();
-        assert_eq!(bindings.repository(&host("a.EXAMPLE")), Some(&key("a")));
-        assert_eq!(bindings.repository(&host("b.example")), Some(&key("rest")));
-        assert_eq!(bindings.repository(&host("127.0.0.1:5000")), Some(&key("rest")));
+        assert_eq!(bindings.find(&host("a.EXAMPLE")), Some(&key("a").into()));
+        assert_eq!(bindings.find(&host("b.example")), Some(&key("rest").into()));
+        assert_eq!(bindings.find(&host("127.0.0.1:5000")), Some(&key("rest").into()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use berth_names::Scheme;
 use rustls::sign::CertifiedKey;
 use toml::Spanned;
 
-use crate::bindings::{Bindings, Listener};
+use crate::bindings::{Bindings, Bound, Listener};
 use crate::tls::{self, Certificates};
 
 pub use problem::Problem;
@@ -156,6 +156,7 @@ fn listeners(bindings: Vec<Spanned<BindingTable>>, directory: &Path, problems: &
     for binding in bindings {
         let span = binding.span();
         let binding = binding.into_inner();
+        let Some(bound) = bound(&binding, span.clone(), problems) else { continue };
         let certificate = certificate(&binding, span, directory, problems);
         let address = (*binding.listen.get_ref()).into();
         let known = listeners.iter().position(|listener| listener.address == address);
@@ -164,20 +165,42 @@ fn listeners(bindings: Vec<Spanned<BindingTable>>, directory: &Path, problems: &
             listeners.push(ListenerConfig { address, scheme: binding.scheme(), bindings: Bindings::default(), certificates: None });
             listeners.len() - 1
         });
-        add(&mut listeners[at], &binding, certificate, problems);
+        add(&mut listeners[at], &binding, bound, certificate, problems);
     }
     listeners
 }
 
+/// What a binding makes reachable, if it says exactly one thing.
+fn bound(binding: &BindingTable, span: Range<usize>, problems: &mut Problems<'_>) -> Option<Bound> {
+    match (&binding.repository, binding.console) {
+        (Some(repository), false) => Some(Bound::Repository(repository.clone())),
+        (None, true) => Some(Bound::Console),
+        (Some(_), true) => {
+            problems.add(span, "a binding has either a `repository` or `console = true`");
+            None
+        }
+        (None, false) => {
+            problems.add(span, "a binding needs `repository`, or `console = true` for management");
+            None
+        }
+    }
+}
+
 /// Adds a binding to the listener of its address.
-fn add(listener: &mut ListenerConfig, binding: &BindingTable, certificate: Option<Arc<CertifiedKey>>, problems: &mut Problems<'_>) {
+fn add(
+    listener: &mut ListenerConfig,
+    binding: &BindingTable,
+    bound: Bound,
+    certificate: Option<Arc<CertifiedKey>>,
+    problems: &mut Problems<'_>,
+) {
     let address = listener.address;
     if listener.scheme != binding.scheme() {
         problems.add(
             binding.listen.span(),
             format!("{address} has a binding with TLS and one with `plain_http`: an address speaks one of them"),
         );
-    } else if listener.bindings.bind(binding.server_name(), binding.repository.clone()).is_err() {
+    } else if listener.bindings.bind(binding.server_name(), bound).is_err() {
         let (span, message) = match &binding.server_name {
             Some(name) => (name.span(), format!("{address} is bound to server_name {:?} already", name.get_ref().as_ref().host())),
             None => (

@@ -12,14 +12,14 @@ use std::str;
 use berth_names::{Authority, Origin, RepositoryKey, Scheme};
 use http::Method;
 
-use crate::bindings::Listener;
+use crate::bindings::{Bound, Listener};
 use crate::refusal::Refusal;
 
 /// A request as it goes to the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// The repository it is for.
-    pub repository: RepositoryKey,
+    /// The repository it is for; `None` on a console binding.
+    pub repository: Option<RepositoryKey>,
     /// Path and query.
     pub target: String,
     /// Scheme, host and port that the client used.
@@ -48,9 +48,15 @@ pub fn rewrite<'a>(
     }
     check_path(target.path)?;
     check_query(target.query)?;
-    let api_path = api_path(target.path).ok_or(Refusal::NotFound)?;
-    let repository = listener.bindings.repository(&host).ok_or(Refusal::UnknownHost)?.clone();
-    let target = upstream_target(&repository, api_path, target.query);
+    let (docker_path, is_management) = (docker_path(target.path), is_management(target.path));
+    if docker_path.is_none() && !is_management {
+        return Err(Refusal::NotFound);
+    }
+    let (repository, target) = match (listener.bindings.find(&host).ok_or(Refusal::UnknownHost)?, docker_path) {
+        (Bound::Repository(key), Some(path)) => (Some(key.clone()), upstream_target(key, path, target.query)),
+        (Bound::Console, None) => (None, format!("{}{}", target.path, target.query)),
+        (Bound::Repository(_), None) | (Bound::Console, Some(_)) => return Err(Refusal::NotFound),
+    };
     Ok(Upstream { repository, target, origin: Origin::on_port(listener.scheme, &host, listener.port) })
 }
 
@@ -123,8 +129,13 @@ fn check_query(query: &str) -> Result<(), Refusal> {
     if bytes.iter().enumerate().all(is_legal) { Ok(()) } else { Err(Refusal::Query) }
 }
 
+/// Whether the path is one of the backend's own, which a console binding hands on as it is.
+fn is_management(path: &str) -> bool {
+    ["/artifactory/api/", "/api/"].iter().any(|prefix| path.starts_with(prefix))
+}
+
 /// The path within a repository, or `None` if it is not one of the registry APIs.
-fn api_path(path: &str) -> Option<&str> {
+fn docker_path(path: &str) -> Option<&str> {
     // docker 0.6 and monitoring ask for `/_ping` without a version.
     if path == "/_ping" {
         return Some("/v1/_ping");
@@ -133,12 +144,12 @@ fn api_path(path: &str) -> Option<&str> {
     is_api.then_some(path)
 }
 
-fn upstream_target(repository: &RepositoryKey, api_path: &str, query: &str) -> String {
+fn upstream_target(repository: &RepositoryKey, docker_path: &str, query: &str) -> String {
     const PREFIX: &str = "/artifactory/api/docker/";
-    let mut target = String::with_capacity(PREFIX.len() + repository.as_str().len() + api_path.len() + query.len());
+    let mut target = String::with_capacity(PREFIX.len() + repository.as_str().len() + docker_path.len() + query.len());
     target.push_str(PREFIX);
     target.push_str(repository.as_str());
-    target.push_str(api_path);
+    target.push_str(docker_path);
     target.push_str(query);
     target
 }

@@ -4,12 +4,14 @@
 //! This crate knows no I/O, no async and no HTTP types. Every type parses with [`std::str::FromStr`],
 //! prints what it parsed, and contains no NUL byte (storage joins key fields with NUL).
 
+mod account;
 mod digest;
 mod image;
 mod origin;
 mod repository;
 mod tag;
 
+pub use account::{AccountName, InvalidAccountName};
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use image::{ImageName, InvalidImageName};
 pub use origin::{Authority, InvalidAuthority, Origin, Scheme};

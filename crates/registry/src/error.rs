@@ -77,6 +77,21 @@ pub enum Error {
     /// Too many passwords are being checked already.
     #[error("too many logins at once; try again")]
     TooManyLogins,
+    /// There were too many wrong passwords before.
+    #[error("too many failed logins; try again later")]
+    LoginsBlocked {
+        /// How long the next try must wait.
+        wait: std::time::Duration,
+    },
+    /// The tag is there already, and the caller may only add.
+    #[error("tag {0} exists, and moving it needs the right to delete")]
+    TagExists(Tag),
+    /// The caller has too many uploads open.
+    #[error("{max} uploads are open; finish or cancel some first")]
+    TooManyUploads {
+        /// How many may be open.
+        max: usize,
+    },
 
     /// There is no such V1 image, or not all of it.
     #[error("V1 image {0} is not known")]

@@ -24,7 +24,7 @@ mod sweep;
 mod uploads;
 pub mod v1;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use berth_storage::rocksdb::Stores;
@@ -35,9 +35,9 @@ pub use check::{Problem, Report};
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use listing::Page;
-pub use manifests::{MANIFEST_BYTES_MAX, ManifestContent, ReferrerDescriptor, StoredManifest};
+pub use manifests::{ExistingTag, MANIFEST_BYTES_MAX, ManifestContent, ReferrerDescriptor, StoredManifest};
 pub use receive::{Body, Interrupted};
-pub use repositories::{Repositories, Repository};
+pub use repositories::{Challenge, Repositories, Repository};
 pub use uploads::{Progress, Started, UploadId};
 
 /// How often a change is tried again after losing a race, before the client is asked to come back.
@@ -54,6 +54,8 @@ pub struct Registry {
     clock: Clock,
     /// Uploads that a request is writing to at this moment.
     busy_uploads: Arc<Mutex<HashSet<UploadId>>>,
+    /// At least how many uploads each owner has open.
+    upload_counts: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl Registry {
@@ -65,6 +67,7 @@ impl Registry {
             repositories: Arc::new(repositories),
             clock,
             busy_uploads: Arc::default(),
+            upload_counts: Arc::default(),
         }
     }
 

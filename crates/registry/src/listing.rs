@@ -32,15 +32,21 @@ impl Registry {
             return Err(Error::ImageUnknown(image.clone()));
         }
         let after = last.map(|last| keys::tags_after(repository, image, last));
-        self.page(&keys::tags(repository, image), after, limit).await
+        self.page(&keys::tags(repository, image), after, limit, &|_| true).await
     }
 
-    /// The images of a repository behind `last`, `limit` at most (`None`: all).
+    /// The images of a repository behind `last` that the caller sees, `limit` at most (`None`: all).
     ///
     /// # Errors
     /// Only if the store fails.
-    pub async fn images(&self, repository: &RepositoryKey, last: Option<&str>, limit: Option<usize>) -> Result<Page> {
-        self.page(&keys::images(repository), last.map(|last| keys::images_after(repository, last)), limit).await
+    pub async fn images(
+        &self,
+        repository: &RepositoryKey,
+        last: Option<&str>,
+        limit: Option<usize>,
+        sees: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<Page> {
+        self.page(&keys::images(repository), last.map(|last| keys::images_after(repository, last)), limit, sees).await
     }
 
     /// The manifests that are about `subject`.
@@ -57,13 +63,19 @@ impl Registry {
         Ok(rows.iter().filter_map(describe).collect())
     }
 
-    pub(crate) async fn page(&self, prefix: &Prefix, mut after: Option<Key>, limit: Option<usize>) -> Result<Page> {
+    async fn page(
+        &self,
+        prefix: &Prefix,
+        mut after: Option<Key>,
+        limit: Option<usize>,
+        sees: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<Page> {
         let mut names = Vec::new();
         loop {
             // One more than asked for tells whether more follow.
             let wanted = limit.map_or(SCAN_ENTRIES, |limit| (limit + 1 - names.len()).min(SCAN_ENTRIES));
             let rows = self.store.scan(prefix, after.as_ref(), wanted).await?;
-            names.extend(rows.iter().filter_map(|(key, _)| key.text_after(prefix)).map(str::to_owned));
+            names.extend(rows.iter().filter_map(|(key, _)| key.text_after(prefix)).filter(|name| sees(name)).map(str::to_owned));
             if limit.is_some_and(|limit| names.len() > limit) {
                 names.truncate(limit.unwrap_or_default());
                 return Ok(Page { names, more: true });

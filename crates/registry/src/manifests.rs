@@ -31,6 +31,15 @@ pub struct ManifestContent {
     pub bytes: Bytes,
 }
 
+/// What happens to a tag that points to something else already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExistingTag {
+    /// It is moved.
+    Moves,
+    /// It stays, and the push is refused: the caller may add, but not take away.
+    Stays,
+}
+
 /// What pushing a manifest led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredManifest {
@@ -78,7 +87,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::ManifestTooLarge`], [`Error::ManifestInvalid`], [`Error::DigestMismatch`], [`Error::ManifestBlobUnknown`],
-    /// [`Error::SizeMismatch`].
+    /// [`Error::SizeMismatch`], [`Error::TagExists`].
     pub async fn put_manifest(
         &self,
         repository: &RepositoryKey,
@@ -86,6 +95,7 @@ impl Registry {
         reference: &Reference,
         media_type: Option<&str>,
         bytes: Bytes,
+        existing: ExistingTag,
     ) -> Result<StoredManifest> {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(Error::ManifestTooLarge { max: MANIFEST_BYTES_MAX });
@@ -103,7 +113,7 @@ impl Registry {
             self.renew_image(&mut batch, repository, image).await?;
             self.add_manifest(&mut batch, repository, image, &digest, &document, &bytes);
             if let Reference::Tag(tag) = reference {
-                self.point_tag(&mut batch, repository, image, tag, &digest).await?;
+                self.point_tag(&mut batch, (repository, image, tag), &digest, existing).await?;
             }
             Ok((batch, ()))
         })
@@ -175,10 +185,19 @@ impl Registry {
         batch.put(keys::manifest(repository, image, digest), WithBody { record, body: bytes.clone() }.encode());
     }
 
-    async fn point_tag(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tag: &Tag, digest: &Digest) -> Result<()> {
+    async fn point_tag(
+        &self,
+        batch: &mut Batch,
+        (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
+        digest: &Digest,
+        existing: ExistingTag,
+    ) -> Result<()> {
         let key = keys::tag(repository, image, tag);
         let before = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
         if let Some((old, _)) = &before {
+            if existing == ExistingTag::Stays && old.digest != *digest {
+                return Err(Error::TagExists(tag.clone()));
+            }
             batch.delete(keys::tag_of(repository, image, &old.digest, tag));
         }
         batch.expect(key.clone(), before.map(|(_, seen)| seen));

@@ -13,8 +13,20 @@ pub struct Repository {
     pub api_version: ApiVersion,
     /// Whether pulling needs no credentials.
     pub anonymous_pull: bool,
+    /// How clients are asked for credentials over V2.
+    pub challenge: Challenge,
     /// For people.
     pub description: String,
+}
+
+/// How a client that sends no credentials is asked for them. Both kinds are taken wherever they come unasked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Challenge {
+    /// Fetch a token with the password, or without one, and show that.
+    #[default]
+    Bearer,
+    /// Send the password with every request. Clients that may pull without one can't be asked for one to push.
+    Basic,
 }
 
 /// All repositories, by key.

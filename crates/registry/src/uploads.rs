@@ -28,6 +28,12 @@ impl UploadId {
     }
 }
 
+/// Uploads that one user may have open at once: many machines may share a user, and an abandoned upload stays for a day.
+const OPEN_UPLOADS_MAX: usize = 2000;
+
+/// Users whose open uploads are counted in memory.
+const COUNTED_OWNERS_MAX: usize = 10_000;
+
 impl fmt::Display for UploadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -86,8 +92,9 @@ impl Registry {
     /// Opens an upload for `owner` (`None`: anonymous).
     ///
     /// # Errors
-    /// Only if the store fails.
+    /// [`Error::TooManyUploads`].
     pub async fn start_upload(&self, repository: &RepositoryKey, image: &ImageName, owner: Option<&str>) -> Result<UploadId> {
+        self.count_upload(owner.unwrap_or_default()).await?;
         let id = UploadId::random()?;
         let now_ms = self.clock.now_ms();
         let upload = Upload {
@@ -102,6 +109,7 @@ impl Registry {
         };
         // Losing it in a power cut costs the client a repeated POST.
         let mut batch = Batch::deferred();
+        batch.put(keys::upload_of(owner.unwrap_or_default(), &id.0), Bytes::new());
         batch.put(keys::upload(&id.0), WithBody { record: upload, body: Bytes::new() }.encode());
         self.store.commit(batch).await?;
         Ok(id)
@@ -176,7 +184,7 @@ impl Registry {
             return Err(Error::Interrupted);
         }
         if self.digest_received(digest.algorithm(), &received, hash).await? != *digest {
-            self.discard(id, open.seen, received.data).await?;
+            self.discard(id, owner, open.seen, received.data).await?;
             return Err(Error::DigestMismatch(*digest));
         }
         let upload_key = keys::upload(&id.0);
@@ -188,6 +196,7 @@ impl Registry {
                     return Err(Error::UploadUnknown);
                 }
                 batch.expect(upload_key.clone(), Some(open.seen.clone())).delete(upload_key.clone());
+                batch.delete(keys::upload_of(owner.unwrap_or_default(), &id.0));
                 let duplicate = self.name_bytes(&mut batch, digest, &received).await?;
                 self.link(&mut batch, repository, image, digest).await?;
                 Ok((batch, duplicate))
@@ -204,7 +213,7 @@ impl Registry {
     pub async fn cancel_upload(&self, repository: &RepositoryKey, image: &ImageName, owner: Option<&str>, id: &UploadId) -> Result<()> {
         let _busy = self.occupy(id)?;
         let open = self.open_upload(repository, image, owner, id).await?;
-        self.discard(id, open.seen, open.upload.data).await
+        self.discard(id, owner, open.seen, open.upload.data).await
     }
 
     /// Forgets uploads that nobody has sent bytes to for `age_ms` milliseconds; returns how many.
@@ -223,7 +232,8 @@ impl Registry {
                 let id = key.text_after(&prefix).and_then(|text| text.parse::<UploadId>().ok());
                 let (Some(id), Some(stored)) = (id, WithBody::<Upload>::decode(seen)) else { continue };
                 let Ok(_busy) = self.occupy(&id) else { continue };
-                if stored.record.touched_ms < oldest_ms && self.discard(&id, seen.clone(), stored.record.data).await.is_ok() {
+                let Upload { touched_ms, owner, data, .. } = stored.record;
+                if touched_ms < oldest_ms && self.discard(&id, owner.as_deref(), seen.clone(), data).await.is_ok() {
                     expired += 1;
                 }
             }
@@ -232,6 +242,28 @@ impl Registry {
                 _ => return Ok(expired),
             }
         }
+    }
+
+    /// Counts one more upload of the owner's, and refuses it if there are too many.
+    ///
+    /// The count kept in memory is never lower than the true one (but for other processes' uploads), so the store is
+    /// asked only when it gets too high: about once in so many uploads as may be open.
+    async fn count_upload(&self, owner: &str) -> Result<()> {
+        let known = self.upload_counts().get(owner).copied();
+        let count = match known {
+            Some(count) if count < OPEN_UPLOADS_MAX => count,
+            _ => self.store.scan(&keys::uploads_of(owner), None, OPEN_UPLOADS_MAX).await?.len(),
+        };
+        let mut counts = self.upload_counts();
+        if counts.len() >= COUNTED_OWNERS_MAX {
+            counts.clear();
+        }
+        counts.insert(owner.to_owned(), count + 1);
+        if count < OPEN_UPLOADS_MAX { Ok(()) } else { Err(Error::TooManyUploads { max: OPEN_UPLOADS_MAX }) }
+    }
+
+    fn upload_counts(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, usize>> {
+        self.upload_counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn busy(&self) -> std::sync::MutexGuard<'_, std::collections::HashSet<UploadId>> {
@@ -267,8 +299,9 @@ impl Registry {
         Ok(self.store.commit(batch).await?)
     }
 
-    async fn discard(&self, id: &UploadId, seen: Bytes, data: Option<berth_storage::DataId>) -> Result<()> {
+    async fn discard(&self, id: &UploadId, owner: Option<&str>, seen: Bytes, data: Option<berth_storage::DataId>) -> Result<()> {
         let mut batch = Batch::deferred();
+        batch.delete(keys::upload_of(owner.unwrap_or_default(), &id.0));
         batch.expect(keys::upload(&id.0), Some(seen)).delete(keys::upload(&id.0));
         if let Some(data) = data {
             batch.delete(keys::data_owner(data));

@@ -9,8 +9,10 @@ mod search;
 mod sums;
 mod tags;
 mod tar;
+mod visible;
 
 pub use berth_storage::v1::{ImageId, InvalidImageId};
 pub use images::{IMAGE_JSON_BYTES_MAX, ImageContent};
 pub use search::SearchPage;
 pub use tags::TagRecord;
+pub use visible::Viewer;

@@ -6,14 +6,22 @@
 //! | family | fields | value | answers |
 //! |---|---|---|---|
 //! | `0` | name | varies | the store's own facts: format, number of the run |
+//! | `a` | token id | [`AccessToken`](crate::records::AccessToken) | access tokens |
+//! | `A` | user name, token id | – | access tokens by owner |
 //! | `b` | digest | [`Blob`](crate::records::Blob) | where a blob's bytes are |
 //! | `B` | digest | bytes | the bytes of a small blob |
 //! | `D` | data id | – | this data has an owner; data without one is garbage |
+//! | `g` | group name, user name | – | members of a group |
+//! | `G` | group name | [`Group`](crate::records::Group) | groups |
 //! | `i` | repository, image | [`Image`](crate::records::Image) | images by repository |
 //! | `k` | repository, image, digest | – | link: the blob is readable through this image |
 //! | `K` | digest, repository, image | – | who links a blob |
 //! | `m` | repository, image, digest | [`Manifest`](crate::records::Manifest) + bytes | manifests |
+//! | `o` | owner, upload id | – | open uploads by owner |
+//! | `P` | name | [`Permission`](crate::records::Permission) | permission targets |
+//! | `q` | repository, V1 image id, user name | – | who has pushed a V1 image, and so knows it |
 //! | `r` | repository, image, subject, digest | [`Referrer`](crate::records::Referrer) | referrers by subject |
+//! | `S` | key id | [`SigningKey`](crate::records::SigningKey) | keys that signed tokens are checked with |
 //! | `t` | repository, image, tag | [`Tag`](crate::records::Tag) | tags by image |
 //! | `T` | repository, image, digest, tag | – | tags by digest |
 //! | `u` | upload id | [`Upload`](crate::records::Upload) + bytes | open uploads |
@@ -23,11 +31,12 @@
 //! | `w` | repository, parent id, V1 image id | – | V1 children by parent |
 //! | `W` | digest, repository, V1 image id | – | which V1 images use a blob |
 //! | `x` | repository, image, tag | [`v1::Tag`](crate::records::v1::Tag) | V1 tags by image |
+//! | `X` | repository, V1 image id, image, tag | – | V1 tags by V1 image |
 //! | `y` | repository, image, child digest, digest | – | which manifests refer to a blob or manifest |
 
 use std::fmt;
 
-use berth_names::{Digest, ImageName, RepositoryKey, Tag};
+use berth_names::{AccountName, Digest, ImageName, RepositoryKey, Tag};
 
 use crate::blobs::DataId;
 use crate::v1::ImageId;
@@ -64,6 +73,11 @@ impl Key {
     /// The text that follows `prefix`, for keys whose last field is text.
     pub fn text_after(&self, prefix: &Prefix) -> Option<&str> {
         std::str::from_utf8(self.after(prefix)?.strip_suffix(&[0])?).ok()
+    }
+
+    /// The two texts that follow `prefix`, for keys whose last two fields are text.
+    pub fn texts_after(&self, prefix: &Prefix) -> Option<(&str, &str)> {
+        std::str::from_utf8(self.after(prefix)?.strip_suffix(&[0])?).ok()?.split_once('\0')
     }
 
     /// The digest that follows `prefix`, for keys whose last field is a digest.
@@ -284,13 +298,103 @@ pub fn uploads() -> Prefix {
 }
 
 /// A user.
-pub fn user(name: &str) -> Key {
-    family(b'U').text(name).key()
+pub fn user(name: &AccountName) -> Key {
+    family(b'U').text(name.as_str()).key()
 }
 
 /// All users.
 pub fn users() -> Prefix {
     family(b'U').prefix()
+}
+
+/// What changes with every change of groups, permissions and memberships: who has seen the present value has seen them all.
+pub fn access_revision() -> Key {
+    family(b'0').text("access").key()
+}
+
+/// A group.
+pub fn group(name: &AccountName) -> Key {
+    family(b'G').text(name.as_str()).key()
+}
+
+/// All groups.
+pub fn groups() -> Prefix {
+    family(b'G').prefix()
+}
+
+/// A user's membership in a group, found from the group.
+pub fn member(group: &AccountName, user: &AccountName) -> Key {
+    family(b'g').text(group.as_str()).text(user.as_str()).key()
+}
+
+/// All members of a group.
+pub fn members(group: &AccountName) -> Prefix {
+    family(b'g').text(group.as_str()).prefix()
+}
+
+/// A permission target.
+pub fn permission(name: &AccountName) -> Key {
+    family(b'P').text(name.as_str()).key()
+}
+
+/// All permission targets.
+pub fn permissions() -> Prefix {
+    family(b'P').prefix()
+}
+
+/// An access token.
+pub fn access_token(id: &str) -> Key {
+    family(b'a').text(id).key()
+}
+
+/// An access token, found from its owner.
+pub fn access_token_of(owner: &AccountName, id: &str) -> Key {
+    family(b'A').text(owner.as_str()).text(id).key()
+}
+
+/// All access tokens of a user.
+pub fn access_tokens_of(owner: &AccountName) -> Prefix {
+    family(b'A').text(owner.as_str()).prefix()
+}
+
+/// A key for signed tokens. Ids ascend with the time of their making.
+pub fn signing_key(id: &str) -> Key {
+    family(b'S').text(id).key()
+}
+
+/// All keys for signed tokens.
+pub fn signing_keys() -> Prefix {
+    family(b'S').prefix()
+}
+
+/// An open upload, found from its owner; the empty name stands for anonymous clients.
+pub fn upload_of(owner: &str, id: &str) -> Key {
+    family(b'o').text(owner).text(id).key()
+}
+
+/// All open uploads of an owner.
+pub fn uploads_of(owner: &str) -> Prefix {
+    family(b'o').text(owner).prefix()
+}
+
+/// A V1 tag, found from the V1 image it points to.
+pub fn v1_tag_of(repository: &RepositoryKey, id: &ImageId, image: &ImageName, tag: &Tag) -> Key {
+    family(b'X').text(repository.as_str()).raw(id.as_bytes()).text(image.as_str()).text(tag.as_str()).key()
+}
+
+/// All V1 tags that point to a V1 image.
+pub fn v1_tags_of(repository: &RepositoryKey, id: &ImageId) -> Prefix {
+    family(b'X').text(repository.as_str()).raw(id.as_bytes()).prefix()
+}
+
+/// All V1 images whose parent is `parent`.
+pub fn v1_children(repository: &RepositoryKey, parent: &ImageId) -> Prefix {
+    family(b'w').text(repository.as_str()).raw(parent.as_bytes()).prefix()
+}
+
+/// The mark that a user has proved to have a V1 image's content by pushing it.
+pub fn v1_pushed(repository: &RepositoryKey, id: &ImageId, user: &str) -> Key {
+    family(b'q').text(repository.as_str()).raw(id.as_bytes()).text(user).key()
 }
 
 /// A V1 image.

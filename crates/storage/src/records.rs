@@ -3,9 +3,9 @@
 //! JSON, because an operator can read it in a dump, unknown fields of a later minor version are kept out of the way,
 //! and parsing a record of this size costs less than finding it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_names::{Digest, ImageName, RepositoryKey};
+use berth_names::{AccountName, Digest, ImageName, RepositoryKey};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ macro_rules! json_records {
     )*};
 }
 
-json_records!(Blob, Image, Referrer, Tag, User, v1::Image, v1::Tag);
+json_records!(AccessToken, Blob, Group, Image, Permission, Referrer, SigningKey, Tag, User, v1::Image, v1::Tag);
 
 /// Where a blob's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,13 +165,89 @@ pub struct Upload {
     pub touched_ms: u64,
 }
 
-/// A user.
+/// A user or a robot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// argon2id in PHC string form.
-    pub password_hash: String,
+    /// argon2id in PHC string form; robots, and users who log in with access tokens only, have none.
+    pub password_hash: Option<String>,
     /// May do everything.
     pub admin: bool,
+    /// May log in.
+    pub enabled: bool,
+    /// A machine: it has no password, and gets none.
+    pub robot: bool,
+    /// For people.
+    pub email: String,
+    /// The groups it belongs to.
+    pub groups: BTreeSet<AccountName>,
+    /// Random, and new whenever everything that was issued before must end: another password, for instance. A user who is
+    /// created anew under an old name gets another one too.
+    pub generation: u64,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// A group of users.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// For people.
+    pub description: String,
+    /// Whether users who are created from now on belong to it.
+    pub auto_join: bool,
+}
+
+/// Who may do what with which images of which repositories.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permission {
+    /// The repositories it is about; `ANY` stands for all, those to come included.
+    pub repositories: BTreeSet<String>,
+    /// Patterns of image names it is about.
+    pub includes: Vec<String>,
+    /// Patterns of image names that it is not about although they are included.
+    pub excludes: Vec<String>,
+    /// Rights by user. The user `anonymous` stands for whoever does not log in.
+    pub users: BTreeMap<AccountName, String>,
+    /// Rights by group.
+    pub groups: BTreeMap<AccountName, String>,
+}
+
+/// A secret that a user or robot can log in with instead of a password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessToken {
+    /// Whom it belongs to.
+    pub owner: AccountName,
+    /// The owner's generation when it was made: it dies with it.
+    pub generation: u64,
+    /// What it is for, in the owner's words.
+    pub description: String,
+    /// SHA-256 of the secret, in hexadecimal. The secret has 160 random bits, so a slow hash would add nothing.
+    pub secret_sha256: String,
+    /// What it may be used for, of what its owner may do; `None`: everything.
+    pub scope: Option<Vec<TokenScope>>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+}
+
+/// One thing that an access token may be used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenScope {
+    /// A repository, or `ANY`.
+    pub repository: String,
+    /// A pattern of image names.
+    pub images: String,
+    /// Rights, as letters.
+    pub rights: String,
+}
+
+/// A key that tokens are signed with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningKey {
+    /// 32 random bytes, in hexadecimal.
+    pub secret: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
 }
 
 /// Records that only Docker V1 has.
@@ -231,7 +307,16 @@ mod tests {
 
     #[test]
     fn a_record_of_another_version_is_refused_rather_than_guessed_at() {
-        let user = User { password_hash: "x".into(), admin: true };
+        let user = User {
+            password_hash: Some("x".into()),
+            admin: true,
+            enabled: true,
+            robot: false,
+            email: String::new(),
+            groups: BTreeSet::from(["developers".parse().unwrap()]),
+            generation: 7,
+            created_ms: 1,
+        };
         let mut bytes = user.encode().to_vec();
         assert_eq!(User::decode(&bytes.clone().into()), Some(user));
         bytes[0] = RECORD_VERSION + 1;

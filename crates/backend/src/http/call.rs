@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use berth_registry::access::Identity;
-use berth_registry::{Body, Registry, Repository};
+use berth_names::ImageName;
+use berth_registry::access::{Access, Caller, Policy, Right, Rights};
+use berth_registry::v1::Viewer;
+use berth_registry::{Body, ExistingTag, Registry, Repository};
 use http::HeaderMap;
 use http::header::{AsHeaderName, USER_AGENT};
 
@@ -14,7 +16,9 @@ use super::params::Query;
 pub(crate) struct Call {
     pub(crate) registry: Arc<Registry>,
     pub(crate) repository: Repository,
-    pub(crate) identity: Identity,
+    pub(crate) access: Access,
+    pub(crate) caller: Caller,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) view: ClientView,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
@@ -37,6 +41,45 @@ impl Call {
 
     /// The user's name, for what belongs to a user.
     pub(crate) fn owner(&self) -> Option<&str> {
-        self.identity.name()
+        self.caller.name()
+    }
+
+    /// What the caller may do with an image.
+    pub(crate) fn rights(&self, image: &ImageName) -> Rights {
+        self.policy.rights(&self.caller, &self.repository, image)
+    }
+
+    /// Whether the caller may know that there is an image of this name, in lists and searches.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        let account = self.caller.without_grants();
+        name.parse().is_ok_and(|name| self.policy.rights(&account, &self.repository, &name).has(Right::Read))
+    }
+
+    /// What pushing to a tag that is there already does.
+    pub(crate) fn existing_tag(&self, image: &ImageName) -> ExistingTag {
+        // A token for pushing is enough to move a tag, if the account may.
+        let account = self.caller.without_grants();
+        if self.policy.rights(&account, &self.repository, image).has(Right::Delete) { ExistingTag::Moves } else { ExistingTag::Stays }
+    }
+}
+
+/// Decides which V1 images a caller sees. Their ids carry no name, so a token that was issued for one name says nothing
+/// about them: what the account may read decides.
+pub(crate) struct V1Eyes {
+    sees_all: bool,
+    sees: Box<dyn Fn(&ImageName) -> bool + Send + Sync>,
+}
+
+impl Call {
+    pub(crate) fn v1_eyes(&self) -> V1Eyes {
+        let (account, policy, repository) = (self.caller.without_grants(), Arc::clone(&self.policy), self.repository.clone());
+        V1Eyes {
+            sees_all: policy.rights_everywhere(&account, &repository).has(Right::Read),
+            sees: Box::new(move |image| policy.rights(&account, &repository, image).has(Right::Read)),
+        }
+    }
+
+    pub(crate) fn viewer<'a>(&'a self, eyes: &'a V1Eyes) -> Viewer<'a> {
+        Viewer { user: self.owner(), sees_all: eyes.sees_all, sees: eyes.sees.as_ref() }
     }
 }

@@ -4,39 +4,56 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use berth_registry::access::TOKEN_PREFIX;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-/// Longest `Authorization` header that is looked at, in bytes.
-const HEADER_BYTES_MAX: usize = 4096;
+/// Longest `Authorization` header that is looked at, in bytes: a signed token with many scopes has a few kilobytes.
+const HEADER_BYTES_MAX: usize = 12 << 10;
+
+/// The header in which scripts made for Artifactory send a key instead of a password.
+const API_KEY: &str = "x-jfrog-art-api";
 
 /// Hand-written configuration files leave the padding away.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
-/// A password on its way to being checked. It does not print itself.
-pub(crate) struct Password(String);
+/// A password or token on its way to being checked. It does not print itself.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
 
-impl Password {
+impl Secret {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is an access token rather than a signed one.
+    pub(crate) fn is_access_token(&self) -> bool {
+        self.0.starts_with(TOKEN_PREFIX)
+    }
 }
 
-impl fmt::Debug for Password {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password")
+        f.write_str("Secret")
     }
 }
 
 /// Who a request claims to come from.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    /// No claim: no header, an empty user name (docker sends `Og==` when it knows none), or a token, which V1 clients
-    /// replay and which grants nothing.
+    /// No claim: no header, an empty user name (docker sends `Og==` when it knows none), or an empty V1 token.
     None,
-    /// A user name and a password.
-    Basic(String, Password),
+    /// A user name and a password or access token.
+    Basic(String, Secret),
+    /// An access token alone, or a signed token.
+    Bearer(Secret),
+    /// The signed token within what `X-Docker-Token` told a V1 client.
+    V1Token(Secret),
     /// The header can't be read, or there are two.
     Invalid,
 }
@@ -45,7 +62,11 @@ impl Credentials {
     pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         match (values.next(), values.next()) {
-            (None, _) => Self::None,
+            (None, _) => match headers.get(API_KEY).map(|key| key.to_str()) {
+                Some(Ok(key)) if key.len() <= HEADER_BYTES_MAX => Self::Bearer(Secret::new(key)),
+                Some(_) => Self::Invalid,
+                None => Self::None,
+            },
             (Some(value), None) if value.len() <= HEADER_BYTES_MAX => value.to_str().map_or(Self::Invalid, Self::parse),
             _ => Self::Invalid,
         }
@@ -53,8 +74,11 @@ impl Credentials {
 
     fn parse(value: &str) -> Self {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
-        if scheme.eq_ignore_ascii_case("token") || scheme.eq_ignore_ascii_case("bearer") {
-            return Self::None;
+        if scheme.eq_ignore_ascii_case("token") {
+            return Self::v1_token(rest);
+        }
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return if rest.trim().is_empty() { Self::Invalid } else { Self::Bearer(Secret::new(rest.trim())) };
         }
         if !scheme.eq_ignore_ascii_case("basic") {
             return Self::Invalid;
@@ -62,9 +86,21 @@ impl Credentials {
         let decoded = BASE64.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         match decoded.as_deref().and_then(|text| text.split_once(':')) {
             Some(("", _)) => Self::None,
-            Some((user, password)) => Self::Basic(user.to_owned(), Password(password.to_owned())),
+            Some((user, password)) => Self::Basic(user.to_owned(), Secret::new(password)),
             None => Self::Invalid,
         }
+    }
+
+    /// `signature=<token>,repository="…",access=…`, with a second `Token` in front if an old client took it for a part of
+    /// the value. Only the signature counts: the rest is what the signed token says, too.
+    fn v1_token(text: &str) -> Self {
+        let text = text.trim();
+        let text = text.strip_prefix("Token").map_or(text, str::trim_start);
+        if text.is_empty() {
+            return Self::None;
+        }
+        let signature = text.split(',').find_map(|part| part.trim().strip_prefix("signature="));
+        signature.map_or(Self::Invalid, |signature| Self::V1Token(Secret::new(signature.trim_matches('"'))))
     }
 }
 
@@ -75,29 +111,39 @@ mod tests {
     #[test]
     fn basic_is_a_user_and_a_password_that_may_hold_colons() {
         for (header, user, password) in [("Basic YTpiOmM=", "a", "b:c"), ("basic YTpiOmM", "a", "b:c"), ("Basic YTo=", "a", "")] {
-            match Credentials::parse(header) {
-                Credentials::Basic(seen, secret) => assert_eq!((seen.as_str(), secret.as_str()), (user, password)),
-                other => panic!("{header}: {other:?}"),
-            }
+            assert_eq!(Credentials::parse(header), Credentials::Basic(user.to_owned(), Secret::new(password)), "{header}");
         }
     }
 
     #[test]
-    fn an_empty_user_and_a_v1_token_claim_nothing() {
-        for header in ["Basic Og==", "Basic OnB3", "Token signature=x", "Token ", "Token", "Bearer x"] {
-            assert!(matches!(Credentials::parse(header), Credentials::None), "{header}");
+    fn an_empty_user_and_an_empty_token_claim_nothing() {
+        for header in ["Basic Og==", "Basic OnB3", "Token ", "Token", "Token Token "] {
+            assert_eq!(Credentials::parse(header), Credentials::None, "{header}");
+        }
+    }
+
+    #[test]
+    fn a_v1_token_is_found_as_every_docker_sends_it() {
+        for header in [
+            "Token signature=abc,repository=\"team/app\",access=write",
+            "Token Token signature=abc,repository=\"team/app\",access=write",
+            "token repository=\"team/app\", signature=\"abc\"",
+        ] {
+            assert_eq!(Credentials::parse(header), Credentials::V1Token(Secret::new("abc")), "{header}");
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_invalid() {
-        for header in ["Basic", "Basic !", "Basic YQ==", "Basic /w==", "Digest x", ""] {
-            assert!(matches!(Credentials::parse(header), Credentials::Invalid), "{header}");
+        for header in ["Basic", "Basic !", "Basic YQ==", "Basic /w==", "Digest x", "", "Bearer", "Bearer  ", "Token x"] {
+            assert_eq!(Credentials::parse(header), Credentials::Invalid, "{header}");
         }
     }
 
     #[test]
-    fn a_password_never_prints_itself() {
-        assert!(!format!("{:?}", Credentials::parse("Basic YTpzZWNyZXQ=")).contains("secret"));
+    fn a_secret_never_prints_itself() {
+        for header in ["Basic YTpzZWNyZXQ=", "Bearer secret", "Token signature=secret"] {
+            assert!(!format!("{:?}", Credentials::parse(header)).contains("secret"), "{header}");
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! What a refusal looks like on the wire: one exhaustive match per API, and nothing about the inside.
 
-use berth_registry::Error;
+use berth_registry::{Error, access};
 use http::StatusCode;
 use http::header::{CONNECTION, RETRY_AFTER};
 use serde_json::json;
 
 use super::respond::{Answer, With, json, whole};
+use super::route::Api;
 
 /// V2: `{"errors":[{"code","message","detail"}]}`.
 pub(crate) fn v2(status: StatusCode, code: &str, message: &str) -> Answer {
@@ -20,6 +21,14 @@ pub(crate) fn v1(status: StatusCode, message: &str) -> Answer {
 /// REST: `{"errors":[{"status","message"}]}`.
 pub(crate) fn rest(status: StatusCode, message: &str) -> Answer {
     json(status, &json!({ "errors": [{ "status": status.as_u16(), "message": message }] }))
+}
+
+/// No repository has this key.
+pub(crate) fn unknown_repository(api: Api) -> Answer {
+    match api {
+        Api::V1 => v1(StatusCode::NOT_FOUND, "the repository is not known"),
+        Api::V2 | Api::Rest => v2(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "the repository is not known"),
+    }
 }
 
 /// What a V2 request gets on a V1 repository: docker 1.10 to 1.12 fall back to V1 at once only if a 404
@@ -45,7 +54,10 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         Error::ChunkOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
         Error::Interrupted => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
-        Error::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
+        }
+        Error::TagExists(_) => (StatusCode::FORBIDDEN, "DENIED"),
         Error::V1ImageUnknown(_)
         | Error::V1ImageIncomplete(_)
         | Error::V1ImageExists(_)
@@ -74,7 +86,8 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         Error::V1ChecksumMissing => (StatusCode::BAD_REQUEST, "Missing Image's checksum"),
         Error::Interrupted | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "Truncated layer"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, own.as_str()),
-        Error::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, own.as_str()),
+        Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } => (StatusCode::TOO_MANY_REQUESTS, own.as_str()),
+        Error::TagExists(_) => (StatusCode::FORBIDDEN, own.as_str()),
         Error::ManifestUnknown(_)
         | Error::BlobUnknown(_)
         | Error::ManifestBlobUnknown(_)
@@ -91,10 +104,30 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
     advise(v1(status, message), error)
 }
 
+/// A registry's refusal to a REST client: the same statuses as over V2.
+pub(crate) fn of_rest(error: &Error) -> Answer {
+    let status = of_v2(error).status();
+    let message = if status.is_server_error() { "internal error".to_owned() } else { error.to_string() };
+    advise(rest(status, &message), error)
+}
+
+/// A refusal to change users, groups, permissions or tokens.
+pub(crate) fn of_access(error: &access::Error) -> Answer {
+    let status = match error {
+        access::Error::Unknown(..) | access::Error::TokenUnknown => StatusCode::NOT_FOUND,
+        access::Error::Exists(..) | access::Error::LastAdmin => StatusCode::CONFLICT,
+        access::Error::WeakPassword(_) | access::Error::Invalid(_) => StatusCode::BAD_REQUEST,
+        access::Error::Registry(error) => return of_rest(error),
+    };
+    rest(status, &error.to_string())
+}
+
 /// Headers that help a client on.
 fn advise(answer: Answer, error: &Error) -> Answer {
     match error {
         Error::TooContended | Error::TooManyLogins => answer.with(RETRY_AFTER, "1"),
+        Error::LoginsBlocked { wait } => answer.with(RETRY_AFTER, wait.as_secs().max(1).to_string()),
+        Error::TooManyUploads { .. } => answer.with(RETRY_AFTER, "60"),
         // The rest of the body is not going to be read.
         Error::Interrupted => answer.with(CONNECTION, "close"),
         _ => answer,

@@ -36,6 +36,7 @@ impl ClientView {
         let authority: Authority = single(headers, HOST).ok_or(InvalidHost)?.parse().map_err(|_| InvalidHost)?;
         let trusts = match peer {
             Peer::Unix => true,
+            Peer::Operator => false,
             Peer::Tcp(address) => trusted.contains(address.ip()),
         };
         if !trusts || !FORWARDING.iter().any(|name| headers.contains_key(*name)) {
@@ -47,6 +48,11 @@ impl ClientView {
             _ => Origin::new(scheme, authority),
         };
         Ok(Self { origin, root: "/".to_owned(), address: client_address(headers, trusted).or(peer.ip()) })
+    }
+
+    /// The path in front of `v1/` or `v2/` as the client sees it.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
     }
 
     /// What a `Location` starts with, up to `v2/`.

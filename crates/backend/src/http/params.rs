@@ -30,8 +30,14 @@ impl Query {
         let mut parameters = HashMap::new();
         for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let replaced = parameters.insert(decode(name)?, decode(value)?);
-            if replaced.is_some() || parameters.len() > PARAMETERS_MAX {
+            let (name, value) = (decode(name)?, decode(value)?);
+            match parameters.get_mut(&name) {
+                // The one parameter that may stand there more often: docker asks for several scopes this way.
+                Some(scopes) if name == "scope" => *scopes = format!("{scopes} {value}"),
+                Some(_) => return Err(InvalidQuery),
+                None => drop(parameters.insert(name, value)),
+            }
+            if parameters.len() > PARAMETERS_MAX {
                 return Err(InvalidQuery);
             }
         }

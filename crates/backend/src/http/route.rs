@@ -51,6 +51,7 @@ pub(crate) enum V1 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum V2 {
     Base,
+    Token,
     Catalog,
     Tags { image: ImageName },
     GetManifest { image: ImageName, reference: Reference },
@@ -83,13 +84,24 @@ pub(crate) enum Refusal {
     InvalidDigest,
     /// The upload id is none, so there is no such upload.
     UnknownUpload,
+    /// The name of a user, group or permission target is none.
+    InvalidAccountName,
     /// The V1 image id is none, so there is no such image.
     UnknownV1Image,
 }
 
+/// What a path is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target<'p> {
+    /// A repository.
+    Docker(DockerTarget<'p>),
+    /// Management: everything behind `api/`.
+    Rest(&'p str),
+}
+
 /// A path's repository and the rest of it, still as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target<'p> {
+pub(crate) struct DockerTarget<'p> {
     pub(crate) api: Api,
     pub(crate) repository: RepositoryKey,
     /// Everything in front of `v1/` or `v2/`.
@@ -98,8 +110,8 @@ pub(crate) struct Target<'p> {
     rest: &'p str,
 }
 
-/// The prefixes under which repositories are found: ours, and the same without Artifactory's context path.
-const PREFIXES: [&str; 2] = ["/artifactory/api/docker/", "/api/docker/"];
+/// The prefixes under which everything is found: Artifactory's, and the same without its context path.
+const PREFIXES: [&str; 2] = ["/artifactory/api/", "/api/"];
 
 /// Finds the repository and the API that a path is about.
 pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
@@ -107,6 +119,12 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
         || path.split('/').skip(1).any(|segment| segment == "." || segment == "..")
         || path.contains("//");
     let rest = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)).ok_or((Api::Rest, Refusal::NotFound));
+    let rest = match rest.map(|rest| (rest.strip_prefix("docker/"), rest)) {
+        Ok((None, _)) if unsafe_path => return Err((Api::Rest, Refusal::UnsafePath)),
+        Ok((None, rest)) => return Ok(Target::Rest(rest)),
+        Ok((Some(docker), _)) => Ok(docker),
+        Err(refused) => Err(refused),
+    };
     let api = |tail: &str| match tail.split('/').next() {
         Some("v1") => Some(Api::V1),
         Some("v2") => Some(Api::V2),
@@ -120,10 +138,27 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let api = api(tail).ok_or((Api::Rest, Refusal::NotFound))?;
     let repository = key.parse().map_err(|_| (api, Refusal::NotFound))?;
     let root = &path[..path.len() - tail.len()];
-    Ok(Target { api, repository, root, rest: tail.get(3..).unwrap_or_default() })
+    Ok(Target::Docker(DockerTarget { api, repository, root, rest: tail.get(3..).unwrap_or_default() }))
 }
 
 impl Target<'_> {
+    pub(crate) fn api(&self) -> Api {
+        match self {
+            Self::Docker(target) => target.api,
+            Self::Rest(_) => Api::Rest,
+        }
+    }
+
+    /// What stands in front of `v1/` or `v2/`.
+    pub(crate) fn root(&self) -> &str {
+        match self {
+            Self::Docker(target) => target.root,
+            Self::Rest(_) => "/",
+        }
+    }
+}
+
+impl DockerTarget<'_> {
     /// What the request asks of the repository.
     pub(crate) fn route(&self, method: &Method) -> Result<Route, Refusal> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
@@ -138,6 +173,7 @@ impl Target<'_> {
 fn v2(method: &Method, rest: &str) -> Result<V2, Refusal> {
     match rest {
         "" => return only(method, &[(Method::GET, V2::Base)]),
+        "token" => return only(method, &[(Method::GET, V2::Token), (Method::POST, V2::Token)]),
         "_catalog" => return only(method, &[(Method::GET, V2::Catalog)]),
         _ => {}
     }

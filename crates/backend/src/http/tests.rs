@@ -2,18 +2,34 @@
 
 use std::path::PathBuf;
 
-use berth_registry::Clock;
-use berth_storage::rocksdb;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::config::Listen;
 use crate::server;
 
 const PASSWORD: &str = "correct horse";
+const CONFIG: &str = r#"
+data_dir = "data"
+[listen]
+unix = "backend.sock"
+[[repository]]
+key = "docker-v2"
+api_version = "V2"
+challenge = "basic"
+[[repository]]
+key = "docker-open"
+api_version = "V2"
+anonymous_pull = true
+[[repository]]
+key = "docker-v1"
+api_version = "V1"
+[[repository]]
+key = "docker-bearer"
+api_version = "V2"
+"#;
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// A backend with two V2 repositories, one of them open for pulls, and a V1 repository.
@@ -56,23 +72,15 @@ impl Backend {
     }
 
     async fn open(&mut self) {
-        let stores = rocksdb::open(&self.directory.path().join("data")).unwrap();
-        let repository = |key: &str, api_version, anonymous_pull| Repository {
-            key: key.parse().unwrap(),
-            api_version,
-            anonymous_pull,
-            description: String::new(),
-        };
-        let repositories = [
-            repository("docker-v2", ApiVersion::V2, false),
-            repository("docker-open", ApiVersion::V2, true),
-            repository("docker-v1", ApiVersion::V1, false),
-        ];
-        let registry = Registry::new(&stores, repositories.into_iter().collect(), Clock::system());
-        let passwords = Passwords::new(Arc::clone(&stores.metadata), Clock::system()).unwrap();
-        passwords.create_first_admin("admin", PASSWORD).await.unwrap();
-        let listeners = server::bind(&Listen { unix: Some(self.socket()), tcp: None }).await.unwrap();
-        let service = Service::new(registry, passwords, TrustedProxies::default());
+        let path = self.directory.path().join("backend.toml");
+        std::fs::write(&path, CONFIG).unwrap();
+        let config = Config::load(&path).unwrap();
+        let opened = crate::open(&config).unwrap();
+        let (service, audit_writer) = Service::open(&config, &opened).unwrap();
+        if !service.access().any_user().await.unwrap() {
+            service.access().create_first_admin(&"admin".parse().unwrap(), PASSWORD).await.unwrap();
+        }
+        let listeners = server::bind(&config.listen, Some(&crate::operator::socket(&config.data_dir))).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
         self.task = Some(tokio::spawn(async move {
@@ -80,7 +88,8 @@ impl Backend {
                 let _ = stopped.await;
             };
             server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
-            drop(stores);
+            tokio::task::spawn_blocking(move || audit_writer.join()).await.unwrap().unwrap();
+            drop(opened);
         }));
     }
 
@@ -372,9 +381,14 @@ async fn an_open_repository_is_pulled_by_anybody_and_pushed_by_users() {
     let backend = Backend::start().await;
     backend.push_image("docker-open", "a", "1").await;
     let anonymous = [("Authorization", "")];
-    for path in ["@docker-open/v2/", "@docker-open/v2/a/manifests/1", "@docker-open/v2/a/tags/list"] {
+    for path in ["@docker-open/v2/a/manifests/1", "@docker-open/v2/a/tags/list"] {
         assert_eq!(backend.send("GET", path, &anonymous, b"").await.status, 200, "{path}");
     }
+    // Or docker would never send a password, and so never push.
+    let ping = backend.send("GET", "@docker-open/v2/", &anonymous, b"").await;
+    assert_eq!(ping.status, 401);
+    let challenge = "Bearer realm=\"https://r.example:444/v2/token\",service=\"r.example:444\"";
+    assert_eq!(ping.header("WWW-Authenticate"), Some(challenge));
     assert_eq!(backend.send("POST", "@docker-open/v2/a/blobs/uploads/", &anonymous, b"").await.status, 401);
     assert_eq!(backend.send("DELETE", "@docker-open/v2/a/manifests/1", &anonymous, b"").await.status, 401);
 }

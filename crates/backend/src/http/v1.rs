@@ -15,6 +15,7 @@ use super::body::{Unreadable, read_limited};
 use super::call::{Call, RequestBody};
 use super::errors;
 use super::respond::{Answer, With, empty, json, whole};
+use super::token;
 use super::v2::stream_blob;
 
 const REGISTRY_VERSION: HeaderName = HeaderName::from_static("x-docker-registry-version");
@@ -94,7 +95,7 @@ async fn check_index(body: RequestBody) -> Result<(), Outcome> {
 
 pub(crate) async fn put_repository(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
     match check_index(body).await {
-        Ok(()) => Ok(fresh(with_session(call, image, "write", json(StatusCode::OK, &"")))),
+        Ok(()) => Ok(fresh(with_session(call, image, "write", json(StatusCode::OK, &"")).await?)),
         Err(refused) => refused,
     }
 }
@@ -102,7 +103,7 @@ pub(crate) async fn put_repository(call: &Call, image: &ImageName, body: Request
 pub(crate) async fn put_repository_images(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
     // Exactly 204: docker fails the whole push on anything else.
     match check_index(body).await {
-        Ok(()) => Ok(with_session(call, image, "write", empty(StatusCode::NO_CONTENT))),
+        Ok(()) => with_session(call, image, "write", empty(StatusCode::NO_CONTENT)).await,
         Err(refused) => refused,
     }
 }
@@ -115,14 +116,22 @@ pub(crate) async fn get_repository_images(call: &Call, image: &ImageName) -> Out
     };
     // No `Tag` in the elements: docker would pull every image whose stale tag matches (protocol reference §2.3).
     let list: Vec<Value> = ids.into_iter().map(|id| json!({ "id": id })).collect();
-    Ok(fresh(with_session(call, image, "read", json(StatusCode::OK, &list))))
+    Ok(fresh(with_session(call, image, "read", json(StatusCode::OK, &list)).await?))
 }
 
-/// Docker up to 1.6 gives up without both headers, even if it goes on with the password and never uses the token.
-fn with_session(call: &Call, image: &ImageName, access: &str, answer: Answer) -> Answer {
-    let token = format!("signature=standalone,repository=\"{image}\",access={access}");
+/// Docker up to 1.6 gives up without both headers, even if it goes on with the password and never uses the token. Over
+/// plain HTTP it sends nothing but the token.
+async fn with_session(call: &Call, image: &ImageName, access: &str, answer: Answer) -> Outcome {
+    let signature = token::v1_token(call, image, access == "write").await?;
+    let token = format!("signature={signature},repository=\"{image}\",access={access}");
     let answer = answer.with(ENDPOINTS, call.view.origin.authority().to_string());
-    answer.with(WWW_AUTHENTICATE, format!("Token {token}")).with(TOKEN, token)
+    Ok(answer.with(WWW_AUTHENTICATE, format!("Token {token}")).with(TOKEN, token))
+}
+
+/// A V1 image can be read through the names that lead to it: to whoever may read none of them, it is not there.
+async fn require_visible(call: &Call, id: &ImageId) -> Result<(), Error> {
+    let eyes = call.v1_eyes();
+    if call.registry.is_v1_visible(&call.repository.key, id, call.viewer(&eyes)).await? { Ok(()) } else { Err(Error::V1ImageUnknown(*id)) }
 }
 
 pub(crate) async fn get_tags(call: &Call, image: &ImageName) -> Outcome {
@@ -144,7 +153,12 @@ pub(crate) async fn put_tag(call: &Call, image: &ImageName, tag: &Tag, body: Req
     };
     let Ok(id) = id else { return bad("Invalid data") };
     let Ok(id) = id.parse::<ImageId>() else { return Ok(errors::v1(StatusCode::NOT_FOUND, "Image not found")) };
-    call.registry.put_v1_tag(&call.repository.key, image, tag, &id, call.user_agent()).await?;
+    let (repository, eyes) = (&call.repository.key, call.v1_eyes());
+    // A tag makes everything below it readable: it must be known to whoever sets the tag.
+    if !call.registry.is_v1_chain_visible(repository, &id, call.viewer(&eyes)).await? {
+        return Err(Error::V1ImageUnknown(id));
+    }
+    call.registry.put_v1_tag((repository, image, tag), &id, call.user_agent(), call.existing_tag(image)).await?;
     Ok(fresh(done()))
 }
 
@@ -185,11 +199,13 @@ pub(crate) async fn put_image_json(call: &Call, id: &ImageId, body: RequestBody)
         Err(Unreadable::TooLarge) => return Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Image JSON is too large")),
         Err(Unreadable::Interrupted) => return Err(Error::Interrupted),
     };
-    call.registry.put_v1_json(&call.repository.key, id, bytes).await?;
+    let eyes = call.v1_eyes();
+    call.registry.put_v1_json(&call.repository.key, id, bytes, call.viewer(&eyes)).await?;
     Ok(fresh(done()))
 }
 
 pub(crate) async fn get_image_json(call: &Call, id: &ImageId) -> Outcome {
+    require_visible(call, id).await?;
     let image = call.registry.v1_image(&call.repository.key, id).await?;
     let answer = whole(StatusCode::OK, "application/json", image.json).with(CACHE_CONTROL, FOREVER);
     let answer = answer.with(SIZE, image.layer_size.to_string());
@@ -200,11 +216,13 @@ pub(crate) async fn get_image_json(call: &Call, id: &ImageId) -> Outcome {
 }
 
 pub(crate) async fn put_layer(call: &Call, id: &ImageId, body: RequestBody) -> Outcome {
-    call.registry.put_v1_layer(&call.repository.key, id, body).await?;
+    let eyes = call.v1_eyes();
+    call.registry.put_v1_layer(&call.repository.key, id, body, call.viewer(&eyes)).await?;
     Ok(fresh(done()))
 }
 
 pub(crate) async fn get_layer(call: &Call, id: &ImageId) -> Outcome {
+    require_visible(call, id).await?;
     let layer = call.registry.v1_layer(&call.repository.key, id).await?;
     let describe =
         |answer: Answer| answer.with(CONTENT_TYPE, "application/octet-stream").with(CACHE_CONTROL, FOREVER).with(ACCEPT_RANGES, "bytes");
@@ -221,6 +239,7 @@ pub(crate) async fn put_checksum(call: &Call, id: &ImageId) -> Outcome {
 }
 
 pub(crate) async fn get_ancestry(call: &Call, id: &ImageId) -> Outcome {
+    require_visible(call, id).await?;
     let chain = call.registry.v1_ancestry(&call.repository.key, id).await?;
     Ok(json(StatusCode::OK, &chain).with(CACHE_CONTROL, FOREVER))
 }
@@ -231,7 +250,7 @@ pub(crate) async fn search(call: &Call) -> Outcome {
     let (size_default, size_max) = if term.is_empty() { (SEARCH_ALL_MAX, SEARCH_ALL_MAX) } else { (SEARCH_PAGE_DEFAULT, SEARCH_PAGE_MAX) };
     let (Some(size), Some(page)) = (number("n", size_default), number("page", 1)) else { return bad("n and page must be whole numbers") };
     let (size, page) = (size.clamp(1, size_max), page.max(1));
-    let found = call.registry.search(&call.repository.key, term, page, size).await?;
+    let found = call.registry.search(&call.repository.key, term, (page, size), &|name| call.lists(name)).await?;
     let describe = |name: &String| {
         json!({
             "name": name, "description": "", "star_count": 0,

@@ -1,6 +1,7 @@
 //! Docker Registry V2 and OCI distribution: take apart, one call to the registry, put together.
 
 use berth_names::{Digest, ImageName, Reference};
+use berth_registry::access::Right;
 use berth_registry::{BlobContent, Error, MANIFEST_BYTES_MAX, Page, UploadId};
 use http::StatusCode;
 use http::header::{
@@ -50,7 +51,10 @@ pub(crate) async fn put_manifest(call: &Call, image: &ImageName, reference: &Ref
         Err(Unreadable::TooLarge) => return Err(Error::ManifestTooLarge { max: MANIFEST_BYTES_MAX }),
         Err(Unreadable::Interrupted) => return Err(Error::Interrupted),
     };
-    let stored = call.registry.put_manifest(&call.repository.key, image, reference, call.header(CONTENT_TYPE), bytes).await?;
+    let stored = call
+        .registry
+        .put_manifest(&call.repository.key, image, reference, call.header(CONTENT_TYPE), bytes, call.existing_tag(image))
+        .await?;
     let location = format!("{}v2/{image}/manifests/{}", call.view.location_root(call.user_agent()), stored.digest);
     let answer = empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, stored.digest.to_string());
     Ok(match stored.subject {
@@ -118,7 +122,8 @@ pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBo
         // Without a source, or with one that does not have it, the client uploads.
         if let Some(from) = call.query.get("from") {
             let Ok(from) = from.parse::<ImageName>() else { return invalid("NAME_INVALID", "from must be an image name") };
-            if call.registry.mount_blob(repository, &from, image, &digest).await? {
+            // A source that the caller may not read is one that does not have it.
+            if call.rights(&from).has(Right::Read) && call.registry.mount_blob(repository, &from, image, &digest).await? {
                 return Ok(created(call, image, &digest));
             }
         }
@@ -204,7 +209,7 @@ pub(crate) async fn catalog(call: &Call) -> Outcome {
         PageSize::Absent => DEFAULT,
         PageSize::Entries(limit) => limit,
     };
-    let page = call.registry.images(&call.repository.key, call.query.get("last"), Some(limit)).await?;
+    let page = call.registry.images(&call.repository.key, call.query.get("last"), Some(limit), &|name| call.lists(name)).await?;
     let answer = json(StatusCode::OK, &json!({ "repositories": page.names }));
     Ok(linked(answer, call, "v2/_catalog", &page, Some(limit)))
 }

@@ -34,7 +34,7 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/backend.sock");
         let listen = Listen { unix: Some(socket.clone()), tcp: Some("127.0.0.1:0".parse().unwrap()) };
-        let listeners = bind(&listen).await.unwrap();
+        let listeners = bind(&listen, None).await.unwrap();
         let tcp = listeners.tcp.as_ref().unwrap().local_addr().unwrap();
         let (waiting, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (stop, stopped) = oneshot::channel();
@@ -48,7 +48,7 @@ impl Server {
                         answer.notified().await;
                     }
                     let peer = match request.extensions().get::<Peer>() {
-                        Some(Peer::Unix) => "unix",
+                        Some(Peer::Unix | Peer::Operator) => "unix",
                         Some(Peer::Tcp(_)) => "tcp",
                         None => "none",
                     };

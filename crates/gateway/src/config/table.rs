@@ -36,7 +36,10 @@ pub(super) struct BindingTable {
     /// IP address and port to listen on.
     pub listen: Spanned<Address>,
     /// The repository that requests are for.
-    pub repository: RepositoryKey,
+    pub repository: Option<RepositoryKey>,
+    /// Instead of a repository: management.
+    #[serde(default)]
+    pub console: bool,
     /// The host name that requests must use. Without it: any host that no other binding of the address names.
     pub server_name: Option<Spanned<ServerName>>,
     /// PEM file: the certificate and what a client needs to trust it, leaf first.

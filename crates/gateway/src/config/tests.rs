@@ -166,3 +166,12 @@ fn an_error_reads_like_a_compilers() {
     let missing = directory.path().join("none.toml");
     assert!(Config::load(&missing).unwrap_err().to_string().contains("No such file"));
 }
+
+#[test]
+fn a_binding_is_for_a_repository_or_the_console() {
+    let binding = |what: &str| format!("[[binding]]\nlisten = \"127.0.0.1:80\"\nplain_http = true\n{what}");
+    assert_eq!(parse(&binding("console = true\n")).unwrap().bindings, 1);
+    assert_eq!(problems(&binding("")), ["3:1: a binding needs `repository`, or `console = true` for management"]);
+    let both = "repository = \"r\"\nconsole = true\n";
+    assert_eq!(problems(&binding(both)), ["3:1: a binding has either a `repository` or `console = true`"]);
+}

@@ -7,7 +7,7 @@ use crate::bindings::Bindings;
 
 fn listener(scheme: Scheme, port: u16) -> Listener {
     let mut bindings = Bindings::default();
-    bindings.bind(None, "docker-local".parse().unwrap()).unwrap();
+    bindings.bind(None, "docker-local".parse::<RepositoryKey>().unwrap()).unwrap();
     Listener { scheme, port, bindings }
 }
 
@@ -174,11 +174,28 @@ fn the_listeners_port_is_told_unless_the_scheme_implies_it() {
 #[test]
 fn an_unbound_host_is_misdirected() {
     let mut bindings = Bindings::default();
-    bindings.bind(Some(&"a.example".parse().unwrap()), "a".parse().unwrap()).unwrap();
+    bindings.bind(Some(&"a.example".parse().unwrap()), "a".parse::<RepositoryKey>().unwrap()).unwrap();
     let listener = Listener { scheme: Scheme::Https, port: 443, bindings };
     assert_eq!(ask(&listener, "/v2/", &["a.example"]).unwrap().target, "/artifactory/api/docker/a/v2/");
     assert_eq!(ask(&listener, "/v2/", &["b.example"]), Err(Refusal::UnknownHost));
     assert_eq!(ask(&listener, "/v2/..", &["b.example"]), Err(Refusal::Path));
+}
+
+#[test]
+fn a_console_passes_management_as_it_is_and_nothing_else() {
+    let mut bindings = Bindings::default();
+    bindings.bind(None, Bound::Console).unwrap();
+    let console = Listener { scheme: Scheme::Https, port: 443, bindings };
+    for path in ["/artifactory/api/security/users?x=1", "/api/audit"] {
+        let upstream = ask(&console, path, &["a"]).unwrap();
+        assert_eq!((upstream.repository, upstream.target.as_str()), (None, path));
+    }
+    for path in ["/v2/", "/v1/_ping", "/", "/apis", "/artifactory/other"] {
+        assert_eq!(ask(&console, path, &["a"]), Err(Refusal::NotFound), "{path}");
+    }
+    assert_eq!(ask(&console, "/api/../v2/", &["a"]), Err(Refusal::Path));
+    // And a repository's port does not lead to management.
+    assert_eq!(ask(&https(443), "/artifactory/api/security/users", &["a"]), Err(Refusal::NotFound));
 }
 
 #[test]

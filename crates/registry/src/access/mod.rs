@@ -1,48 +1,131 @@
 //! Who is asking, and what they may do.
 //!
-//! For now there are users with passwords; every user may do everything, and nobody else may do more than pull from
-//! repositories that say so. The one decision is [`permits`]: whatever comes later decides there.
+//! - [`Caller`] is who a request comes from, with the limits that its credentials carry.
+//! - [`Policy`] is the one place that decides what a caller may do. Every API asks it, none decides by itself.
+//! - Passwords, access tokens and signed tokens are ways to become a caller; [`Access`] knows them all.
 
+mod caller;
+mod directory;
+mod error;
 mod passwords;
+mod pattern;
+mod policy;
+mod rights;
+mod signed;
+mod strength;
+mod throttle;
+mod tokens;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::Repository;
-pub use passwords::{Passwords, random_password};
+use berth_names::AccountName;
+use berth_storage::{MetadataStore, keys};
 
-/// Who a request comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// Nobody in particular.
-    Anonymous,
-    /// A user who has proved it.
-    User(Arc<str>),
+use crate::{Clock, Result};
+pub use caller::{Caller, Grant, Grants};
+pub use directory::{Mode, UserChange};
+pub use error::{Error, Kind};
+use passwords::Passwords;
+pub use passwords::random_password;
+use policy::PolicyCache;
+pub use policy::{ANONYMOUS, ANY_REPOSITORY, Policy};
+pub use rights::{Right, Rights, UnknownRight};
+use signed::Signer;
+pub use signed::{ACCESS_LIFE_S, Audience, Issued, TokenUse};
+pub use strength::PasswordPolicy;
+pub use tokens::{NewToken, TOKEN_PREFIX, TokenWish};
+
+/// Users, groups, permissions and tokens over one store.
+#[derive(Clone)]
+pub struct Access {
+    store: Arc<dyn MetadataStore>,
+    clock: Clock,
+    passwords: Arc<Passwords>,
+    policy: Arc<PolicyCache>,
+    signer: Arc<Signer>,
 }
 
-impl Identity {
-    /// The user's name, if there is a user.
-    pub fn name(&self) -> Option<&str> {
-        match self {
-            Self::Anonymous => None,
-            Self::User(name) => Some(name),
+impl Access {
+    /// Over the users in `store`.
+    ///
+    /// # Errors
+    /// Only if the operating system has no random bytes.
+    pub fn new(store: Arc<dyn MetadataStore>, clock: Clock, passwords: PasswordPolicy) -> Result<Self> {
+        Ok(Self {
+            passwords: Arc::new(Passwords::new(Arc::clone(&store), clock, passwords)?),
+            policy: Arc::new(PolicyCache::new(Arc::clone(&store))),
+            signer: Arc::new(Signer::new(Arc::clone(&store), clock)),
+            store,
+            clock,
+        })
+    }
+
+    /// The policy of this moment.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn policy(&self) -> Result<Arc<Policy>> {
+        self.policy.current().await
+    }
+
+    /// Whether there is any user yet.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn any_user(&self) -> Result<bool> {
+        Ok(!self.store.scan(&keys::users(), None, 1).await?.is_empty())
+    }
+
+    /// Creates the first user, an admin.
+    ///
+    /// # Errors
+    /// [`Error::WeakPassword`], [`Error::Exists`].
+    pub async fn create_first_admin(&self, name: &AccountName, password: &str) -> std::result::Result<(), Error> {
+        let change = UserChange { password: Some(password.to_owned()), admin: Some(true), ..UserChange::default() };
+        self.put_user(name, Mode::Create, &change).await
+    }
+
+    /// Who logs in with a user name and a password or access token; `None` if they don't belong together.
+    ///
+    /// `from` is the client's address: too many wrong tries from there must wait.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooManyLogins`], [`crate::Error::LoginsBlocked`].
+    pub async fn log_in(&self, name: &str, secret: &str, from: Option<IpAddr>) -> Result<Option<Caller>> {
+        if secret.starts_with(TOKEN_PREFIX) {
+            return self.log_in_with_token(Some(name), secret, from).await;
         }
+        Ok(self.passwords.verify(name, secret, from).await?.map(|(name, user)| Caller::user(name, user)))
+    }
+
+    /// Who shows an access token.
+    ///
+    /// # Errors
+    /// [`crate::Error::LoginsBlocked`].
+    pub async fn log_in_with_token(&self, name: Option<&str>, secret: &str, from: Option<IpAddr>) -> Result<Option<Caller>> {
+        let caller = self.token_owner(secret, name).await?;
+        if caller.is_none() {
+            // A good token is never made to wait: guessing one is hopeless, and checking one is cheap.
+            self.passwords.wait(name.unwrap_or_default(), from)?;
+            self.passwords.failed(name.unwrap_or_default(), from);
+        }
+        Ok(caller)
+    }
+
+    /// What the caller could be granted of what it asks for, leaving aside what its token was issued for.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn grantable(&self, caller: &Caller, repository: &crate::Repository, wanted: Grants) -> Result<Grants> {
+        let (policy, caller) = (self.policy().await?, caller.without_grants());
+        let granted = wanted.images.into_iter().map(|Grant { image, rights }| {
+            let rights = rights & policy.rights(&caller, repository, &image);
+            Grant { image, rights }
+        });
+        Ok(Grants { images: granted.filter(|grant| !grant.rights.is_empty()).collect(), catalog: wanted.catalog })
     }
 }
 
-/// What a request wants to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read anything of a repository.
-    Pull,
-    /// Change anything of a repository.
-    Push,
-}
-
-/// Whether `identity` may do `action` in `repository`.
-pub fn permits(identity: &Identity, repository: &Repository, action: Action) -> bool {
-    match (identity, action) {
-        (Identity::User(_), Action::Pull | Action::Push) => true,
-        (Identity::Anonymous, Action::Pull) => repository.anonymous_pull,
-        (Identity::Anonymous, Action::Push) => false,
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -4,19 +4,22 @@
 //! are remembered for a short time, the same question asked twice at once is answered once, and only a few hashes are
 //! computed at a time: a flood of bad passwords costs a bounded share of the machine.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use berth_names::AccountName;
 use berth_storage::records::User;
-use berth_storage::{Batch, MetadataStore, get_record, keys};
+use berth_storage::{MetadataStore, get_record, keys};
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::Identity;
+use super::strength::{PASSWORD_BYTES_MAX, PasswordPolicy};
+use super::throttle::Throttle;
 use crate::{Clock, Error, Result};
 
 /// How long a verdict is remembered. A changed password takes effect at once all the same.
@@ -34,25 +37,23 @@ const WAITING_MAX: usize = 64;
 /// How long one waits before it is turned away.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Longest password that is looked at, in bytes.
-const PASSWORD_BYTES_MAX: usize = 1024;
-
-/// Characters of a random password: without those that look like another.
+/// Characters of random passwords and tokens: without those that look like another.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 /// Length of a random password: 120 bits.
 const RANDOM_PASSWORD_CHARS: usize = 24;
 
-/// Users and the checking of their passwords.
-#[derive(Clone)]
-pub struct Passwords {
+/// The checking of passwords.
+pub(super) struct Passwords {
     store: Arc<dyn MetadataStore>,
     clock: Clock,
-    verdicts: Arc<Cache<[u8; 32], Verdict>>,
+    policy: PasswordPolicy,
+    verdicts: Cache<[u8; 32], Verdict>,
     /// Makes keys of the cache meaningless outside this process.
     salt: [u8; 32],
-    turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    turns: Semaphore,
+    places: Semaphore,
+    throttle: Throttle,
     /// Checked in place of a user who does not exist, so that both take equally long.
     nobody: Arc<str>,
 }
@@ -66,67 +67,65 @@ struct Verdict {
 }
 
 impl Passwords {
-    /// Over the users in `store`.
-    ///
-    /// # Errors
-    /// Only if the operating system has no random bytes.
-    pub fn new(store: Arc<dyn MetadataStore>, clock: Clock) -> Result<Self> {
+    pub(super) fn new(store: Arc<dyn MetadataStore>, clock: Clock, policy: PasswordPolicy) -> Result<Self> {
         let mut salt = [0; 32];
         getrandom::fill(&mut salt).map_err(|_| Error::Internal("no random bytes"))?;
         Ok(Self {
             store,
             clock,
-            verdicts: Arc::new(Cache::new(VERDICTS_MAX)),
+            policy,
+            verdicts: Cache::new(VERDICTS_MAX),
             salt,
-            turns: Arc::new(Semaphore::new(HASHES_AT_ONCE)),
-            places: Arc::new(Semaphore::new(WAITING_MAX)),
+            turns: Semaphore::new(HASHES_AT_ONCE),
+            places: Semaphore::new(WAITING_MAX),
+            throttle: Throttle::new(clock),
             nobody: hash(&random_password()?)?.into(),
         })
     }
 
-    /// Creates a user who may do everything, unless there already is any user. Returns whether it did.
-    ///
-    /// # Errors
-    /// Only if the store fails.
-    pub async fn create_first_admin(&self, name: &str, password: &str) -> Result<bool> {
-        if !self.store.scan(&keys::users(), None, 1).await?.is_empty() {
-            return Ok(false);
-        }
-        let user = User { password_hash: hash(password)?, admin: true };
-        let mut batch = Batch::new();
-        batch.expect(keys::user(name), None).put_record(keys::user(name), &user);
-        match self.store.commit(batch).await {
-            Ok(()) => Ok(true),
-            Err(berth_storage::Error::Conflict) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    pub(super) fn policy(&self) -> &PasswordPolicy {
+        &self.policy
     }
 
-    /// Whether there is any user yet.
-    ///
-    /// # Errors
-    /// Only if the store fails.
-    pub async fn any_user(&self) -> Result<bool> {
-        Ok(!self.store.scan(&keys::users(), None, 1).await?.is_empty())
-    }
-
-    /// The user, if the password is theirs. Takes equally long for users who do not exist.
-    ///
-    /// # Errors
-    /// [`Error::TooManyLogins`] if too many others wait.
-    pub async fn verify(&self, name: &str, password: &str) -> Result<Option<Identity>> {
-        if name.contains('\0') || password.len() > PASSWORD_BYTES_MAX {
+    /// The user, if the password is theirs. Takes equally long for users who do not exist, are disabled, or have none.
+    pub(super) async fn verify(&self, name: &str, password: &str, from: Option<IpAddr>) -> Result<Option<(AccountName, User)>> {
+        if password.len() > PASSWORD_BYTES_MAX {
             return Ok(None);
         }
-        let user = get_record::<User>(self.store.as_ref(), &keys::user(name)).await?;
-        let password_hash: Arc<str> =
-            user.as_ref().map_or_else(|| Arc::clone(&self.nobody), |(user, _)| user.password_hash.as_str().into());
-        let question = self.question(name, password);
-        let verdict = match self.verdicts.get(&question).filter(|known| self.is_current(known, &password_hash)) {
-            Some(known) => known,
-            None => self.decide(question, password_hash, password).await?,
+        let user = match name.parse::<AccountName>() {
+            Ok(name) => get_record::<User>(self.store.as_ref(), &keys::user(&name)).await?.map(|(user, _)| (name, user)),
+            Err(_) => None,
         };
-        Ok((verdict.good && user.is_some()).then(|| Identity::User(name.into())))
+        let user = user.filter(|(_, user)| user.enabled);
+        let own_hash = user.as_ref().and_then(|(_, user)| user.password_hash.as_deref());
+        let password_hash: Arc<str> = own_hash.map_or_else(|| Arc::clone(&self.nobody), Arc::from);
+        let has_password = own_hash.is_some();
+        let question = self.question(name, password);
+        let good = match self.verdicts.get(&question).filter(|known| self.is_current(known, &password_hash)) {
+            Some(known) => known.good,
+            None => {
+                if let Some(wait) = self.throttle.wait(name, from) {
+                    return Err(Error::LoginsBlocked { wait });
+                }
+                let good = self.decide(question, password_hash, password).await?.good && has_password;
+                if good {
+                    self.throttle.succeeded(name, from)
+                } else {
+                    self.throttle.failed(name, from)
+                }
+                good
+            }
+        };
+        Ok(user.filter(|_| good && has_password))
+    }
+
+    /// Counts a wrong secret that was no password; says whether the next one must wait.
+    pub(super) fn wait(&self, name: &str, from: Option<IpAddr>) -> Result<()> {
+        self.throttle.wait(name, from).map_or(Ok(()), |wait| Err(Error::LoginsBlocked { wait }))
+    }
+
+    pub(super) fn failed(&self, name: &str, from: Option<IpAddr>) {
+        self.throttle.failed(name, from);
     }
 
     fn question(&self, name: &str, password: &str) -> [u8; 32] {
@@ -164,13 +163,18 @@ impl Passwords {
 /// # Errors
 /// Only if the operating system has no random bytes.
 pub fn random_password() -> Result<String> {
-    let mut bytes = [0; RANDOM_PASSWORD_CHARS];
+    random_text(RANDOM_PASSWORD_CHARS)
+}
+
+/// So many random characters of five bits each.
+pub(super) fn random_text(chars: usize) -> Result<String> {
+    let mut bytes = vec![0; chars];
     getrandom::fill(&mut bytes).map_err(|_| Error::Internal("no random bytes"))?;
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
 }
 
 /// argon2id with the library's parameters (19 MiB, two passes), in PHC string form.
-fn hash(password: &str) -> Result<String> {
+pub(super) fn hash(password: &str) -> Result<String> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|_| Error::Internal("no random bytes"))?;
     let hashed = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);

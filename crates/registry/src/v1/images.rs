@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::ImageId;
 use super::sums::LayerSums;
+use super::visible::{KNOWS_ALL, KNOWS_JSON, Viewer};
 use crate::blobs::{BlobContent, damaged};
 use crate::hash::{Absorb, digest_of};
 use crate::receive::{Body, Received, receive};
@@ -50,7 +51,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::V1JsonInvalid`]; [`Error::V1ImageExists`] once the image is complete.
-    pub async fn put_v1_json(&self, repository: &RepositoryKey, id: &ImageId, json: Bytes) -> Result<()> {
+    pub async fn put_v1_json(&self, repository: &RepositoryKey, id: &ImageId, json: Bytes, pusher: Viewer<'_>) -> Result<()> {
         let parent = parse_json(id, &json)?;
         if let Some(parent) = parent {
             let known = self.v1_row(repository, &parent).await?.is_some();
@@ -60,14 +61,20 @@ impl Registry {
             }
         }
         let json_digest = digest_of(Algorithm::Sha256, &json);
+        let sees = self.is_v1_visible(repository, id, pusher).await?;
         let replaced = self
             .commit_with(|| async {
                 let before = self.v1_row(repository, id).await?;
                 let mut batch = Batch::new();
+                if let Some(user) = pusher.user {
+                    batch.put(keys::v1_pushed(repository, id, user), KNOWS_JSON);
+                }
                 let replaced = match &before {
+                    // To whoever does not see the image it is not there: pushing all of it, they get to know it.
+                    Some((image, _)) if image.complete && !sees && image.json_digest == json_digest => return Ok((batch, None)),
                     Some((image, _)) if image.complete => return Err(Error::V1ImageExists(*id)),
                     // Two clients pushing the same image at once must not undo each other.
-                    Some((image, _)) if image.json_digest == json_digest => return Ok((Batch::deferred(), None)),
+                    Some((image, _)) if image.json_digest == json_digest => return Ok((batch, None)),
                     Some((image, _)) => {
                         if let Some(old) = &image.parent {
                             batch.delete(keys::v1_child(repository, old, id));
@@ -105,12 +112,12 @@ impl Registry {
     /// # Errors
     /// [`Error::V1ImageUnknown`] without a JSON; [`Error::V1ImageExists`] if the image is complete with another layer;
     /// [`Error::Interrupted`] if the client stopped sending: nothing is kept.
-    pub async fn put_v1_layer(&self, repository: &RepositoryKey, id: &ImageId, body: Body) -> Result<()> {
+    pub async fn put_v1_layer(&self, repository: &RepositoryKey, id: &ImageId, body: Body, pusher: Viewer<'_>) -> Result<()> {
         let (image, _) = self.v1_row(repository, id).await?.ok_or(Error::V1ImageUnknown(*id))?;
         let json = self.v1_json(repository, id).await?;
         let (received, sums, end) = receive(&self.blobs, Received::default(), LayerSums::new(&json), body).await?;
         let outcome = match end {
-            Ok(()) => self.name_v1_layer(repository, id, &image.json_digest, &received, sums).await,
+            Ok(()) => self.name_v1_layer((repository, id), &image.json_digest, &received, sums, pusher.user).await,
             Err(_) => Err(Error::Interrupted),
         };
         match outcome {
@@ -127,24 +134,29 @@ impl Registry {
 
     async fn name_v1_layer(
         &self,
-        repository: &RepositoryKey,
-        id: &ImageId,
+        (repository, id): (&RepositoryKey, &ImageId),
         json_digest: &Digest,
         received: &Received,
         sums: LayerSums,
+        user: Option<&str>,
     ) -> Result<(Option<berth_storage::DataId>, Option<Digest>)> {
         let layer = tokio::task::spawn_blocking(move || describe(sums)).await.map_err(|_| Error::Internal("hashing died"))?;
         self.commit_with(|| async {
             let (image, seen) = self.v1_row(repository, id).await?.ok_or(Error::V1ImageUnknown(*id))?;
+            let mut batch = Batch::new();
+            if let Some(pushed) = user.map(|user| keys::v1_pushed(repository, id, user))
+                && self.store.get(&pushed).await?.is_some()
+            {
+                batch.put(pushed, KNOWS_ALL);
+            }
             if image.complete {
                 // The slower of two clients that pushed the same image hears that all is well.
                 let same = image.layer.is_some_and(|stored| stored.digest == layer.digest);
-                return if same { Ok((Batch::deferred(), (received.data, None))) } else { Err(Error::V1ImageExists(*id)) };
+                return if same { Ok((batch, (received.data, None))) } else { Err(Error::V1ImageExists(*id)) };
             }
             if image.json_digest != *json_digest {
                 return Err(Error::V1ImageIncomplete(*id));
             }
-            let mut batch = Batch::new();
             let duplicate = self.name_bytes(&mut batch, &layer.digest, received).await?;
             let replaced = image.layer.map(|old| old.digest).filter(|old| *old != layer.digest);
             if let Some(old) = &replaced {

@@ -18,18 +18,24 @@ pub struct SearchPage {
 }
 
 impl Registry {
-    /// The images of a repository whose name contains `term`; page `page` (from 1) of pages of `size`.
+    /// The images of a repository that the caller sees and whose name contains `term`: page `page` (from 1) of pages of `size`.
     ///
     /// # Errors
     /// Only if the store fails.
-    pub async fn search(&self, repository: &RepositoryKey, term: &str, page: usize, size: usize) -> Result<SearchPage> {
+    pub async fn search(
+        &self,
+        repository: &RepositoryKey,
+        term: &str,
+        (page, size): (usize, usize),
+        sees: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<SearchPage> {
         let term = term.to_lowercase();
         let prefix = keys::images(repository);
         let skip = page.saturating_sub(1).saturating_mul(size);
         let (mut names, mut total, mut after) = (Vec::new(), 0, None);
         loop {
             let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            for name in rows.iter().filter_map(|(key, _)| key.text_after(&prefix)).filter(|name| name.contains(&term)) {
+            for name in rows.iter().filter_map(|(key, _)| key.text_after(&prefix)).filter(|name| name.contains(&term) && sees(name)) {
                 if total >= skip && names.len() < size {
                     names.push(name.to_owned());
                 }

@@ -5,7 +5,7 @@ use berth_storage::records::{self, Record};
 use berth_storage::{Batch, get_record, keys};
 
 use super::ImageId;
-use crate::{Error, Registry, Result};
+use crate::{Error, ExistingTag, Registry, Result};
 
 /// Tags that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
@@ -17,8 +17,14 @@ impl Registry {
     /// Points a tag to an image.
     ///
     /// # Errors
-    /// [`Error::V1ImageUnknown`] unless the image and everything below it is complete.
-    pub async fn put_v1_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag, id: &ImageId, user_agent: &str) -> Result<()> {
+    /// [`Error::V1ImageUnknown`] unless the image and everything below it is complete; [`Error::TagExists`].
+    pub async fn put_v1_tag(
+        &self,
+        (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
+        id: &ImageId,
+        user_agent: &str,
+        existing: ExistingTag,
+    ) -> Result<()> {
         if !self.is_v1_chain_complete(repository, id).await? {
             return Err(Error::V1ImageUnknown(*id));
         }
@@ -29,7 +35,16 @@ impl Registry {
             if self.store.get(&image_key).await?.is_none() {
                 batch.expect(image_key.clone(), None).put_record(image_key, &self.new_image()?);
             }
-            batch.put_record(keys::v1_tag(repository, image, tag), &row);
+            let key = keys::v1_tag(repository, image, tag);
+            let before = get_record::<TagRecord>(self.store.as_ref(), &key).await?;
+            if let Some((old, _)) = before.as_ref().filter(|(old, _)| old.id != *id) {
+                if existing == ExistingTag::Stays {
+                    return Err(Error::TagExists(tag.clone()));
+                }
+                batch.delete(keys::v1_tag_of(repository, &old.id, image, tag));
+            }
+            batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, &row);
+            batch.put(keys::v1_tag_of(repository, id, image, tag), bytes::Bytes::new());
             Ok((batch, ()))
         })
         .await

@@ -7,7 +7,10 @@ const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd
 
 fn parse(method: Method, tail: &str) -> Result<Route, Refusal> {
     let path = format!("{ROOT}{tail}");
-    target(&path).map_err(|(_, refusal)| refusal)?.route(&method)
+    match target(&path).map_err(|(_, refusal)| refusal)? {
+        Target::Docker(target) => target.route(&method),
+        Target::Rest(path) => panic!("{path}"),
+    }
 }
 
 fn name(text: &str) -> ImageName {
@@ -18,7 +21,7 @@ fn name(text: &str) -> ImageName {
 fn both_prefixes_lead_to_the_repository() {
     for root in [ROOT, "/api/docker/docker-local/"] {
         let path = format!("{root}v2/");
-        let target = target(&path).unwrap();
+        let Ok(Target::Docker(target)) = target(&path) else { panic!("{path}") };
         assert_eq!((target.root, target.repository.as_str(), target.api), (root, "docker-local", Api::V2));
     }
 }
@@ -125,7 +128,11 @@ proptest! {
     #[test]
     fn any_text_is_read_without_a_panic(tail in "\\PC{0,80}", method in prop::sample::select(vec![Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE])) {
         let _ = parse(method, &tail);
-        let _ = target(&tail).map(|target| target.route(&Method::GET));
+        match target(&tail) {
+            Ok(Target::Docker(target)) => drop(target.route(&Method::GET)),
+            Ok(Target::Rest(path)) => drop(super::super::rest::route(path, &Method::GET)),
+            Err(_) => {}
+        }
     }
 
     #[test]
