@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::server;
 
+mod access;
+
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"
 data_dir = "data"
@@ -35,6 +37,7 @@ const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd
 /// A backend with two V2 repositories, one of them open for pulls, and a V1 repository.
 struct Backend {
     directory: tempfile::TempDir,
+    config: String,
     stop: Option<oneshot::Sender<()>>,
     task: Option<tokio::task::JoinHandle<()>>,
 }
@@ -66,14 +69,14 @@ impl Reply {
 
 impl Backend {
     async fn start() -> Self {
-        let mut backend = Self { directory: tempfile::tempdir().unwrap(), stop: None, task: None };
+        let mut backend = Self { directory: tempfile::tempdir().unwrap(), config: CONFIG.to_owned(), stop: None, task: None };
         backend.open().await;
         backend
     }
 
     async fn open(&mut self) {
         let path = self.directory.path().join("backend.toml");
-        std::fs::write(&path, CONFIG).unwrap();
+        std::fs::write(&path, &self.config).unwrap();
         let config = Config::load(&path).unwrap();
         let opened = crate::open(&config).unwrap();
         let (service, audit_writer) = Service::open(&config, &opened).unwrap();
@@ -109,11 +112,12 @@ impl Backend {
             Some(rest) => format!("/artifactory/api/docker/{rest}"),
             None => path.to_owned(),
         };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: r.example:444\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n");
+        let host = headers.iter().find(|(name, _)| *name == "Host").map_or("r.example:444", |(_, host)| *host);
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "Authorization") {
             head += "Authorization: Basic YWRtaW46Y29ycmVjdCBob3JzZQ==\r\n";
         }
-        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+        for (name, value) in headers.iter().filter(|(name, value)| !value.is_empty() && *name != "Host") {
             head += &format!("{name}: {value}\r\n");
         }
         if !headers.iter().any(|(name, _)| *name == "Content-Length") {
