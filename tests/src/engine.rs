@@ -62,6 +62,17 @@ impl Engine {
         command
     }
 
+    /// What the client has written down about registries.
+    pub fn config(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("config/config.json")).unwrap()
+    }
+
+    /// Writes the client's configuration by hand.
+    pub fn set_config(&self, text: &str) {
+        std::fs::create_dir_all(self.directory.path().join("config")).unwrap();
+        std::fs::write(self.directory.path().join("config/config.json"), text).unwrap();
+    }
+
     /// Runs a docker command.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).stdin(Stdio::null()).output().unwrap()

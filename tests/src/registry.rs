@@ -34,6 +34,8 @@ pub struct Registry {
     pub open: u16,
     /// The backend itself, without TLS.
     pub direct: u16,
+    /// Management.
+    pub console: u16,
 }
 
 /// A port that nobody uses, nor will: below the range from which the kernel takes ports of outgoing connections, and
@@ -60,11 +62,11 @@ pub fn binary(name: &str) -> PathBuf {
 impl Registry {
     /// Starts both.
     pub fn start() -> Self {
-        let [first, second, v1, open, direct] = std::array::from_fn(|_| free_port());
-        let mut registry = Self { directory: tempfile::tempdir().unwrap(), backend: None, gateway: None, first, second, v1, open, direct };
+        let [first, second, v1, open, direct, console] = std::array::from_fn(|_| free_port());
+        let mut registry =
+            Self { directory: tempfile::tempdir().unwrap(), backend: None, gateway: None, first, second, v1, open, direct, console };
         registry.configure();
-        registry.start_backend();
-        registry.gateway = Some(registry.spawn("berth-gateway", &["serve", "--config", "gateway.toml"]));
+        registry.restart();
         registry
     }
 
@@ -82,6 +84,10 @@ impl Registry {
                 "[[binding]]\nlisten = \"127.0.0.1:{port}\"\nrepository = \"{key}\"\ncertificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n"
             );
         }
+        gateway += &format!(
+            "[[binding]]\nlisten = \"127.0.0.1:{}\"\nconsole = true\ncertificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+            self.console
+        );
         fs::write(self.path("backend.toml"), backend).unwrap();
         fs::write(self.path("gateway.toml"), gateway).unwrap();
         fs::write(self.path("password"), PASSWORD).unwrap();
@@ -106,6 +112,34 @@ impl Registry {
     /// A client that speaks TLS to one of the ports, as `admin`.
     pub fn client(&self, port: u16) -> Client {
         Client::tls(port, &self.ca()).with_basic("admin", PASSWORD)
+    }
+
+    /// Runs an operator's command (`user add alice`) and returns what it prints; `Err` is what it complains about.
+    pub fn operate(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(binary("berth-backend"));
+        command.arg(arguments[0]).args(["--config", "backend.toml"]).args(&arguments[1..]);
+        let output = command.current_dir(self.directory.path()).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// Creates a user and returns the password that was made up for it.
+    pub fn add_user(&self, name: &str, more: &[&str]) -> String {
+        let said = self.operate(&[&["user", "add", name], more].concat()).unwrap();
+        let password = said.lines().find_map(|line| line.strip_prefix("password: ")).unwrap_or_else(|| panic!("{said}"));
+        password.split(' ').next().unwrap().to_owned()
+    }
+
+    /// Makes an access token and returns it.
+    pub fn add_token(&self, user: &str, more: &[&str]) -> String {
+        let said = self.operate(&[&["token", "add", user], more].concat()).unwrap();
+        serde_json::from_str::<serde_json::Value>(&said).unwrap()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts both again after [`Registry::stop`].
+    pub fn restart(&mut self) {
+        self.start_backend();
+        self.gateway = Some(self.spawn("berth-gateway", &["serve", "--config", "gateway.toml"]));
     }
 
     /// Starts the backend (again).

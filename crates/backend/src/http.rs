@@ -236,9 +236,7 @@ impl Service {
         let found = match (&credentials, target.map(|(_, route)| route)) {
             (Credentials::None, _) => return Ok(Caller::anonymous()),
             (Credentials::Basic(user, secret), _) => self.access.log_in(user, secret.as_str(), view.address).await,
-            (Credentials::Bearer(secret), _) if secret.is_access_token() => {
-                self.access.log_in_with_token(None, secret.as_str(), view.address).await
-            }
+            (Credentials::Bearer(secret), _) if secret.is_access_token() => self.access.log_in_with_token(secret.as_str()).await,
             // `docker search` is V1 even where everything else is V2.
             (Credentials::Bearer(secret), Some(Route::V2(_) | Route::V1(V1::Search))) => signed(secret, TokenUse::Access).await,
             (Credentials::V1Token(secret), Some(Route::V1(_))) => signed(secret, TokenUse::V1).await,

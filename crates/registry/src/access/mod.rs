@@ -94,23 +94,19 @@ impl Access {
     /// [`crate::Error::TooManyLogins`], [`crate::Error::LoginsBlocked`].
     pub async fn log_in(&self, name: &str, secret: &str, from: Option<IpAddr>) -> Result<Option<Caller>> {
         if secret.starts_with(TOKEN_PREFIX) {
-            return self.log_in_with_token(Some(name), secret, from).await;
+            return self.token_owner(secret, Some(name)).await;
         }
         Ok(self.passwords.verify(name, secret, from).await?.map(|(name, user)| Caller::user(name, user)))
     }
 
     /// Who shows an access token.
     ///
+    /// Nobody is made to wait: guessing one is hopeless, and checking one is cheap.
+    ///
     /// # Errors
-    /// [`crate::Error::LoginsBlocked`].
-    pub async fn log_in_with_token(&self, name: Option<&str>, secret: &str, from: Option<IpAddr>) -> Result<Option<Caller>> {
-        let caller = self.token_owner(secret, name).await?;
-        if caller.is_none() {
-            // A good token is never made to wait: guessing one is hopeless, and checking one is cheap.
-            self.passwords.wait(name.unwrap_or_default(), from)?;
-            self.passwords.failed(name.unwrap_or_default(), from);
-        }
-        Ok(caller)
+    /// Only if the store fails.
+    pub async fn log_in_with_token(&self, secret: &str) -> Result<Option<Caller>> {
+        self.token_owner(secret, None).await
     }
 
     /// What the caller could be granted of what it asks for, leaving aside what its token was issued for.

@@ -119,15 +119,6 @@ impl Passwords {
         Ok(user.filter(|_| good && has_password))
     }
 
-    /// Counts a wrong secret that was no password; says whether the next one must wait.
-    pub(super) fn wait(&self, name: &str, from: Option<IpAddr>) -> Result<()> {
-        self.throttle.wait(name, from).map_or(Ok(()), |wait| Err(Error::LoginsBlocked { wait }))
-    }
-
-    pub(super) fn failed(&self, name: &str, from: Option<IpAddr>) {
-        self.throttle.failed(name, from);
-    }
-
     fn question(&self, name: &str, password: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(self.salt);

@@ -346,7 +346,7 @@ async fn an_access_token_is_a_password_with_limits() {
     ] {
         assert!(fixture.access.log_in(user, &secret, None).await.unwrap().is_none());
     }
-    assert!(fixture.access.log_in_with_token(None, &token.text, None).await.unwrap().is_some());
+    assert!(fixture.access.log_in_with_token(&token.text).await.unwrap().is_some());
     let stored = fixture.access.store.get(&keys::access_token(&token.id)).await.unwrap().unwrap();
     let secret = token.text.rsplit('-').next().unwrap();
     assert!(!String::from_utf8_lossy(&stored).contains(secret));
