@@ -175,12 +175,15 @@ async fn connections_are_kept_on_both_sides() {
     let site = Site::new(echo);
     let (_gateway, port) = site.start_plain().await;
     let mut client = Client::connect(port).await;
-    for _ in 0..20 {
+    const REQUESTS: usize = 40;
+    for _ in 0..REQUESTS {
         assert_eq!(client.get("/v2/", "a").await.status, 200);
-        // An answer may reach the client before its connection to the backend is back in the pool.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(site.backend_connections.load(Ordering::Relaxed), 1);
+    // An answer may reach the client before its connection to the backend is back in the pool, and on a busy machine the
+    // next request may come sooner, too: then another one is made. Without a pool there would be one for each request.
+    let connections = site.backend_connections.load(Ordering::Relaxed);
+    assert!(connections <= REQUESTS / 4, "{connections}");
 }
 
 /// A client that sends one byte now and then would otherwise hold its connection for ever.
