@@ -34,6 +34,9 @@ const HASHES_AT_ONCE: usize = 2;
 /// Requests that may wait for their turn before others are turned away.
 const WAITING_MAX: usize = 64;
 
+/// How long the refusal of a login that must wait takes.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long one waits before it is turned away.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -105,6 +108,8 @@ impl Passwords {
             Some(known) => known.good,
             None => {
                 if let Some(wait) = self.throttle.wait(name, from) {
+                    // Answered at once, a guesser would keep us busy with refusing.
+                    tokio::time::sleep(wait.min(REFUSAL_PAUSE)).await;
                     return Err(Error::LoginsBlocked { wait });
                 }
                 let good = self.decide(question, password_hash, password).await?.good && has_password;
