@@ -117,7 +117,7 @@ impl Registry {
     /// Runs an operator's command (`user add alice`) and returns what it prints; `Err` is what it complains about.
     pub fn operate(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(binary("berth-backend"));
-        command.arg(arguments[0]).args(["--config", "backend.toml"]).args(&arguments[1..]);
+        command.args(arguments).args(["--config", "backend.toml"]);
         let output = command.current_dir(self.directory.path()).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }

@@ -531,6 +531,14 @@ fn an_operator_manages_users_while_the_backend_runs_and_while_it_does_not() {
     let shown = registry.operate(&["user", "show", "alice"]).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["email"], "alice@example.com");
     registry.stop();
+    // Both ways, the audit log knows who it was.
+    let audit = std::fs::read_to_string(registry.path("data/audit/audit-00000001.log")).unwrap();
+    let mut lines = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let who =
+        |line: Value| (line["method"] == "POST" && line["path"] == "/artifactory/api/security/users/alice").then(|| line["user"].clone());
+    assert_eq!(lines.find_map(who), Some(json!("operator")));
+    let deleted = audit.lines().find(|line| line.contains("DELETE") && line.contains("users/admin")).unwrap();
+    assert!(deleted.contains("\"user\":\"operator\"") && deleted.contains("409"), "{deleted}");
 }
 
 #[test]

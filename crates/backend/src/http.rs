@@ -182,7 +182,10 @@ impl Service {
         let target = match target {
             route::Target::Rest(path) => {
                 let caller = match peer {
-                    Peer::Operator => Caller::operator(),
+                    Peer::Operator => {
+                        event.caller = Some(Caller::operator().label().to_owned());
+                        Caller::operator()
+                    }
                     Peer::Unix | Peer::Tcp(_) => self.identify(None, &view, credentials, event).await?,
                 };
                 let route = rest::route(path, &method).map_err(|refusal| refuse(Api::Rest, refusal))?;

@@ -22,6 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use config::Config;
 
+/// The configuration file of an installed backend.
+const DEFAULT_CONFIG: &str = "/etc/berth/backend.toml";
+
 /// The user that the first start creates.
 const ADMIN: &str = "admin";
 
@@ -55,7 +58,7 @@ enum Command {
     /// Manage users and robots.
     User {
         /// The configuration file.
-        #[arg(long)]
+        #[arg(long, global = true, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
         #[command(subcommand)]
         command: operator::UserCommand,
@@ -63,7 +66,7 @@ enum Command {
     /// Manage groups of users.
     Group {
         /// The configuration file.
-        #[arg(long)]
+        #[arg(long, global = true, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
         #[command(subcommand)]
         command: operator::GroupCommand,
@@ -71,7 +74,7 @@ enum Command {
     /// Manage permission targets: who may do what with which images.
     Permission {
         /// The configuration file.
-        #[arg(long)]
+        #[arg(long, global = true, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
         #[command(subcommand)]
         command: operator::PermissionCommand,
@@ -79,7 +82,7 @@ enum Command {
     /// Manage access tokens, which stand in for passwords.
     Token {
         /// The configuration file.
-        #[arg(long)]
+        #[arg(long, global = true, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
         #[command(subcommand)]
         command: operator::TokenCommand,
