@@ -15,6 +15,7 @@ use super::body::{Unreadable, read_limited};
 use super::call::{Call, RequestBody};
 use super::errors;
 use super::respond::{Answer, With, empty, json, whole};
+use super::route::V1;
 use super::token;
 use super::v2::stream_blob;
 
@@ -46,6 +47,32 @@ const SEARCH_ALL_MAX: usize = 10_000;
 const FOREVER: &str = "private, max-age=31536000";
 
 type Outcome = Result<Answer, Error>;
+
+/// Hands a request that may go on to its handler.
+pub(crate) async fn handle(call: &Call, route: &V1, body: RequestBody) -> Outcome {
+    match route {
+        V1::Ping => Ok(ping()),
+        // `docker login` up to 1.10 first tries to register. Credentials were checked: so the user exists.
+        V1::CreateUser => Ok(user_exists()),
+        V1::GetUser => Ok(user_is_valid()),
+        V1::Search => search(call).await,
+        V1::PutRepository { image } => put_repository(call, image, body).await,
+        V1::GetRepositoryImages { image } => get_repository_images(call, image).await,
+        V1::PutRepositoryImages { image } => put_repository_images(call, image, body).await,
+        V1::GetProperties { image } => get_properties(call, image).await,
+        V1::GetRepositoryJson { image } => get_repository_json(call, image).await,
+        V1::GetTags { image } => get_tags(call, image).await,
+        V1::GetTag { image, tag } => get_tag(call, image, tag).await,
+        V1::PutTag { image, tag } => put_tag(call, image, tag, body).await,
+        V1::GetTagJson { image, tag } => get_tag_json(call, image, tag).await,
+        V1::GetImageJson { id } => get_image_json(call, id).await,
+        V1::PutImageJson { id } => put_image_json(call, id, body).await,
+        V1::GetLayer { id } => get_layer(call, id).await,
+        V1::PutLayer { id } => put_layer(call, id, body).await,
+        V1::PutChecksum { id } => put_checksum(call, id).await,
+        V1::GetAncestry { id } => get_ancestry(call, id).await,
+    }
+}
 
 /// The protocol's "no data": the literal `true`.
 fn done() -> Answer {

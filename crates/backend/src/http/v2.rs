@@ -14,6 +14,7 @@ use super::call::{Call, RequestBody};
 use super::errors;
 use super::params::{ByteRange, PageSize, content_range, requested_range};
 use super::respond::{Answer, With, empty, json, whole};
+use super::route::V2;
 
 pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -26,6 +27,27 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const FOREVER: &str = "private, max-age=31536000";
 
 type Outcome = Result<Answer, Error>;
+
+/// Hands a request that may go on to its handler.
+pub(crate) async fn handle(call: &Call, route: &V2, body: RequestBody) -> Outcome {
+    match route {
+        // Tokens are served before there is a caller.
+        V2::Base | V2::Token => Ok(base()),
+        V2::Catalog => catalog(call).await,
+        V2::Tags { image } => tags(call, image).await,
+        V2::GetManifest { image, reference } => get_manifest(call, image, reference).await,
+        V2::PutManifest { image, reference } => put_manifest(call, image, reference, body).await,
+        V2::DeleteManifest { image, reference } => delete_manifest(call, image, reference).await,
+        V2::GetBlob { image, digest } => get_blob(call, image, digest).await,
+        V2::DeleteBlob { image, digest } => delete_blob(call, image, digest).await,
+        V2::StartUpload { image } => start_upload(call, image, body).await,
+        V2::UploadStatus { image, id } => upload_status(call, image, id).await,
+        V2::AppendUpload { image, id } => append_upload(call, image, id, body).await,
+        V2::FinishUpload { image, id } => finish_upload(call, image, id, body).await,
+        V2::CancelUpload { image, id } => cancel_upload(call, image, id).await,
+        V2::Referrers { image, digest } => referrers(call, image, digest).await,
+    }
+}
 
 fn invalid(code: &str, message: &str) -> Outcome {
     Ok(errors::v2(StatusCode::BAD_REQUEST, code, message))

@@ -1,0 +1,231 @@
+//! Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
+
+use std::sync::Arc;
+
+use berth_names::{ApiVersion, RepositoryKey};
+use berth_registry::access::{Caller, Policy, TokenUse};
+use berth_registry::{Challenge, Error, Repository};
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::call::Call;
+use super::credentials::{Credentials, Secret};
+use super::demand::{self, Denied};
+use super::origin::ClientView;
+use super::params::Query;
+use super::respond::{Answer, With};
+use super::route::{self, Api, Refusal, Route, V1, V2};
+use super::{Service, errors, rest, token, v2};
+use crate::audit::Event;
+use crate::server::Peer;
+
+/// Longest path that is looked at, in bytes.
+const PATH_BYTES_MAX: usize = 2048;
+
+/// A request's head, taken apart as far as that needs no knowledge of what is stored.
+pub(super) struct Head {
+    pub(super) peer: Peer,
+    pub(super) method: Method,
+    pub(super) uri: http::Uri,
+    pub(super) headers: HeaderMap,
+}
+
+/// A request that may go on.
+pub(super) enum Prepared {
+    Ping,
+    Docker(Box<Call>, Route),
+    Token(Box<TokenRequest>),
+    Rest(Box<rest::RestCall>),
+}
+
+/// A request for a token, which looks at its credentials itself.
+pub(super) struct TokenRequest {
+    pub(super) key: RepositoryKey,
+    pub(super) repository: Option<Repository>,
+    pub(super) view: ClientView,
+    pub(super) credentials: Credentials,
+    pub(super) query: Query,
+    pub(super) is_form: bool,
+}
+
+impl Service {
+    /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
+    pub(super) async fn prepare(&self, head: Head, event: &mut Event) -> Result<Prepared, Box<Answer>> {
+        let Head { peer, method, uri, headers } = head;
+        let path = uri.path();
+        // A target that names another host than the header does is read one way here and another way elsewhere.
+        if uri.authority().is_some_and(|named| single_host(&headers) != Some(named.as_str())) {
+            return Err(Box::new(errors::rest(StatusCode::BAD_REQUEST, "the target and the Host header name different hosts")));
+        }
+        if path.len() > PATH_BYTES_MAX {
+            return Err(Box::new(errors::rest(StatusCode::URI_TOO_LONG, "the path is too long")));
+        }
+        let target = route::target(path).map_err(|(api, refusal)| refuse(api, refusal))?;
+        let api = target.api();
+        let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
+            .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
+        event.client = view.address;
+        let query =
+            Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
+        let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
+        let target = match target {
+            route::Target::Rest(path) => {
+                let caller = match peer {
+                    Peer::Operator => {
+                        event.caller = Some(Caller::operator().label().to_owned());
+                        Caller::operator()
+                    }
+                    Peer::Unix | Peer::Tcp(_) => self.identify(None, &view, credentials, event).await?,
+                };
+                let route = rest::route(path, &method).map_err(|refusal| refuse(Api::Rest, refusal))?;
+                let (access, audit) = (self.access.clone(), self.audit.clone());
+                return Ok(Prepared::Rest(Box::new(rest::RestCall { access, audit, caller, view, query, route })));
+            }
+            route::Target::Docker(target) => target,
+        };
+        let repository = self.registry.repositories().find(&target.repository).ok().cloned();
+        if let (Api::V2, Some(ApiVersion::V1)) = (api, repository.as_ref().map(|repository| repository.api_version)) {
+            return Err(Box::new(errors::v2_on_v1_repository()));
+        }
+        let route = target.route(&method).map_err(|refusal| refuse(api, refusal))?;
+        event.target(&target.repository, &route);
+        if route == Route::V2(V2::Token) {
+            let request = TokenRequest { key: target.repository, repository, view, credentials, query, is_form: method == Method::POST };
+            return Ok(Prepared::Token(Box::new(request)));
+        }
+        if route == Route::V1(V1::Ping) {
+            return Ok(Prepared::Ping);
+        }
+        let caller = self.identify(Some((&target.repository, &route)), &view, credentials, event).await?;
+        let (policy, repository) = self.admit(api, repository, &caller, &route, &view).await?;
+        if api == Api::V1 && repository.api_version == ApiVersion::V2 && !matches!(route, Route::V1(V1::Search)) {
+            let message = format!("repository {} speaks V2; this client speaks V1", repository.key);
+            return Err(Box::new(errors::v1(StatusCode::NOT_FOUND, &message)));
+        }
+        let (registry, access, is_head) = (Arc::clone(&self.registry), self.access.clone(), method == Method::HEAD);
+        let call = Call { registry, access, repository, caller, policy, view, headers, query, is_head };
+        Ok(Prepared::Docker(Box::new(call), route))
+    }
+
+    /// The caller that the credentials make, or the refusal.
+    async fn identify(
+        &self,
+        target: Option<(&RepositoryKey, &Route)>,
+        view: &ClientView,
+        credentials: Credentials,
+        event: &mut Event,
+    ) -> Result<Caller, Box<Answer>> {
+        event.claims(&credentials);
+        let api = match target {
+            Some((_, Route::V1(_))) => Api::V1,
+            Some((_, Route::V2(_))) => Api::V2,
+            None => Api::Rest,
+        };
+        let signed = async |secret: &Secret, token_use| match target {
+            Some((key, _)) => self.access.caller_by_signed(secret.as_str(), token_use, &token::audience(view, key)).await,
+            None => Ok(None),
+        };
+        let found = match (&credentials, target.map(|(_, route)| route)) {
+            (Credentials::None, _) => return Ok(Caller::anonymous()),
+            (Credentials::Basic(user, secret), _) => self.access.log_in(user, secret.as_str(), view.address).await,
+            (Credentials::Bearer(secret), _) if secret.is_access_token() => self.access.log_in_with_token(secret.as_str()).await,
+            // `docker search` is V1 even where everything else is V2.
+            (Credentials::Bearer(secret), Some(Route::V2(_) | Route::V1(V1::Search))) => signed(secret, TokenUse::Access).await,
+            (Credentials::V1Token(secret), Some(Route::V1(_))) => signed(secret, TokenUse::V1).await,
+            (Credentials::Bearer(_) | Credentials::V1Token(_) | Credentials::Invalid, _) => Ok(None),
+        };
+        match found {
+            Ok(Some(caller)) => {
+                event.caller = Some(caller.label().to_owned());
+                Ok(caller)
+            }
+            Ok(None) => {
+                let how = target.and_then(|(key, _)| self.registry.repositories().find(key).ok()).map(|found| found.challenge);
+                // An old token is to be replaced by a new one, not by asking the user again.
+                let error = matches!(credentials, Credentials::Bearer(_)).then_some("invalid_token");
+                Err(Box::new(unauthorized(api, how.unwrap_or_default(), view, None, error, "wrong user name, password or token")))
+            }
+            Err(error) => Err(Box::new(of(api, &error))),
+        }
+    }
+
+    /// The repository, if the caller may do there what the route demands.
+    async fn admit(
+        &self,
+        api: Api,
+        repository: Option<Repository>,
+        caller: &Caller,
+        route: &Route,
+        view: &ClientView,
+    ) -> Result<(Arc<Policy>, Repository), Box<Answer>> {
+        let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
+        let how = repository.as_ref().map(|repository| repository.challenge).unwrap_or_default();
+        let demand = demand::demand(route);
+        let denied = match repository {
+            Some(repository) => match demand::decide(demand, caller, &repository, &policy) {
+                Ok(()) => return Ok((policy, repository)),
+                Err(denied) => denied,
+            },
+            // What is not there looks like what the caller has no right in.
+            None if caller.is_admin() => return Err(Box::new(errors::unknown_repository(api))),
+            None if caller.is_anonymous() => Denied::LogIn,
+            None if demand == demand::Demand::Ping => Denied::Forbidden,
+            None => Denied::Hidden,
+        };
+        Err(Box::new(match denied {
+            Denied::LogIn => unauthorized(api, how, view, Some(route), None, "authentication required"),
+            Denied::OtherToken => {
+                unauthorized(api, how, view, Some(route), Some("insufficient_scope"), "the token was not issued for this")
+            }
+            Denied::Hidden if self.hide_unauthorized => demand::as_if_absent(route),
+            Denied::Hidden | Denied::Forbidden => *in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "you may not do this here"),
+        }))
+    }
+}
+
+fn single_host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(http::header::HOST)?.to_str().ok()
+}
+
+/// An error in the form of the API that was called.
+fn in_form_of(api: Api, status: StatusCode, code: &str, message: &str) -> Box<Answer> {
+    Box::new(match api {
+        Api::V1 => errors::v1(status, message),
+        Api::V2 => errors::v2(status, code, message),
+        Api::Rest => errors::rest(status, message),
+    })
+}
+
+fn of(api: Api, error: &Error) -> Answer {
+    match api {
+        Api::V1 => errors::of_v1(error),
+        Api::V2 => errors::of_v2(error),
+        Api::Rest => errors::of_rest(error),
+    }
+}
+
+fn unauthorized(api: Api, how: Challenge, view: &ClientView, route: Option<&Route>, error: Option<&str>, message: &str) -> Answer {
+    let answer = in_form_of(api, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
+    match api {
+        Api::V2 => token::challenge(*answer, how, view, route, error).with(v2::API_VERSION, "registry/2.0"),
+        Api::V1 | Api::Rest => answer.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\""),
+    }
+}
+
+fn refuse(api: Api, refusal: Refusal) -> Box<Answer> {
+    let (status, code, message) = match refusal {
+        Refusal::UnsafePath => (StatusCode::BAD_REQUEST, "NAME_INVALID", "the path has escapes, empty or dot segments"),
+        Refusal::NotFound => (StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such path"),
+        Refusal::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the path does not have this method"),
+        Refusal::InvalidName => (StatusCode::BAD_REQUEST, "NAME_INVALID", "the image name is invalid"),
+        Refusal::InvalidTag => (StatusCode::BAD_REQUEST, "TAG_INVALID", "the tag is invalid"),
+        Refusal::InvalidDigest => (StatusCode::BAD_REQUEST, "DIGEST_INVALID", "the digest is invalid or of an unknown algorithm"),
+        Refusal::UnknownUpload => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "upload is not known"),
+        Refusal::InvalidAccountName => {
+            (StatusCode::BAD_REQUEST, "NAME_INVALID", "a name has lower-case letters, digits, '.', '_', '-' and '@'")
+        }
+        Refusal::UnknownV1Image => (StatusCode::NOT_FOUND, "UNSUPPORTED", "Image not found"),
+    };
+    let answer = in_form_of(api, status, code, message);
+    if api == Api::V2 { Box::new(answer.with(v2::API_VERSION, "registry/2.0")) } else { answer }
+}
