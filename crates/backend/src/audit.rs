@@ -106,8 +106,8 @@ impl Event {
     fn is_worth_a_line(&self, pulls: bool) -> bool {
         let changes = !matches!(self.method.as_str(), "GET" | "HEAD");
         let asks_for_password = self.status == 401 && self.credentials.is_none();
-        let fetched_token = self.repository.is_some() && !self.is_pull && self.status < 400;
-        !asks_for_password && (changes || self.is_refusal() || fetched_token || pulls)
+        let logged_in = self.repository.is_some() && !self.is_pull && self.credentials.is_some() && self.status < 400;
+        !asks_for_password && (changes || self.is_refusal() || logged_in || pulls)
     }
 }
 
