@@ -90,9 +90,9 @@ fn a_python_client_of_the_time_reads_what_docker_pushed() {
     docker.push("jfrog/ubuntu", "12.04", &chain).unwrap();
     let python = std::env::var("BERTH_TEST_PYTHON")
         .expect("BERTH_TEST_PYTHON is the python that has docker-registry-client 0.5.2; `make test` sets it");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/v1_read.py");
+    let script = std::env::var("CARGO_MANIFEST_DIR").unwrap() + "/clients/v1_read.py";
     let read = Command::new(python)
-        .args([script, &format!("https://localhost:{}", registry.v1), e2e::registry::PASSWORD])
+        .args([&script, &format!("https://localhost:{}", registry.v1), &e2e::registry::PASSWORD.to_owned()])
         .env("REQUESTS_CA_BUNDLE", registry.ca())
         .output()
         .unwrap();
