@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use berth_names::{ApiVersion, RepositoryKey};
+use berth_registry::CleanupTimes;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -32,7 +33,10 @@ pub(crate) struct Config {
     /// What is written down about who did what.
     #[serde(default)]
     pub(crate) audit: Audit,
-    /// The repositories there are.
+    /// When what deletions leave behind goes.
+    #[serde(default)]
+    pub(crate) cleanup: Cleanup,
+    /// The repositories that are created once; from then on they are managed over REST.
     #[serde(default, rename = "repository")]
     pub(crate) repositories: Vec<Repository>,
 }
@@ -84,6 +88,35 @@ impl Default for Audit {
     }
 }
 
+/// When what deletions leave behind goes. Layers and manifests that nothing leads to go at once.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cleanup {
+    /// How often empty images are removed, in seconds.
+    pub(crate) prune_interval_s: u64,
+    /// How long nothing must have happened in them, in seconds.
+    pub(crate) prune_quiet_s: u64,
+    /// How long what a push took a tag away from can still be pulled by its digest, in seconds.
+    pub(crate) keep_replaced_s: u64,
+}
+
+impl Default for Cleanup {
+    fn default() -> Self {
+        let CleanupTimes { prune_interval_ms, quiet_ms, replaced_ms } = CleanupTimes::default();
+        Self { prune_interval_s: prune_interval_ms / 1000, prune_quiet_s: quiet_ms / 1000, keep_replaced_s: replaced_ms / 1000 }
+    }
+}
+
+impl From<Cleanup> for CleanupTimes {
+    fn from(cleanup: Cleanup) -> Self {
+        Self {
+            prune_interval_ms: cleanup.prune_interval_s.saturating_mul(1000),
+            quiet_ms: cleanup.prune_quiet_s.saturating_mul(1000),
+            replaced_ms: cleanup.keep_replaced_s.saturating_mul(1000),
+        }
+    }
+}
+
 /// One repository.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,7 +147,7 @@ impl From<Repository> for berth_registry::Repository {
             Challenge::Bearer => berth_registry::Challenge::Bearer,
             Challenge::Basic => berth_registry::Challenge::Basic,
         };
-        Self { key: key.into_inner(), api_version, anonymous_pull, challenge, description }
+        Self { anonymous_pull, challenge, description, ..Self::new(key.into_inner(), api_version) }
     }
 }
 
@@ -138,7 +171,7 @@ impl Config {
         anyhow::ensure!(self.security.password_chars_min >= 1, "{file}: [security] password_chars_min must be 1 or more");
         anyhow::ensure!(self.audit.files_max >= 2, "{file}: [audit] files_max must be 2 or more");
         anyhow::ensure!(self.audit.file_bytes_max >= 4096, "{file}: [audit] file_bytes_max must be 4096 or more");
-        anyhow::ensure!(!self.repositories.is_empty(), "{file}: there is no repository: add a [[repository]] with `key` and `api_version`");
+        anyhow::ensure!(self.cleanup.prune_interval_s >= 1, "{file}: [cleanup] prune_interval_s must be 1 or more");
         let mut keys = HashSet::new();
         for Repository { key, .. } in &self.repositories {
             let (place, name) = (Place::of(path, text, Some(key.span())), key.get_ref());
@@ -260,7 +293,7 @@ mod tests {
             (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "backend.toml:1:"),
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
-            ("data_dir = \"x\"\n[listen]\ntcp = \"127.0.0.1:1\"\n".into(), "no repository"),
+            (format!("{GOOD}[cleanup]\nprune_interval_s = 0\n"), "prune_interval_s must be 1 or more"),
         ] {
             let error = load(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -150,7 +150,7 @@ impl Service {
     async fn serve_token(&self, request: TokenRequest, body: Body, event: &mut Event) -> Answer {
         let TokenRequest { key, repository, view, credentials, query, is_form } = request;
         event.claims(&credentials);
-        let asking = token::Asking { access: &self.access, view: &view, key: &key, repository: repository.as_ref() };
+        let asking = token::Asking { access: &self.access, view: &view, key: &key, repository: repository.as_deref() };
         let served = token::serve(&asking, credentials, &query, is_form.then_some(body)).await;
         event.caller = served.caller.map(|caller| caller.label().to_owned());
         served.answer.with(v2::API_VERSION, "registry/2.0")

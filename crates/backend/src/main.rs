@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use berth_names::AccountName;
 use berth_registry::access::{Access, random_password};
-use berth_registry::{Clock, Registry, Repositories, Repository};
+use berth_registry::{Clock, Registry, Repository};
 use berth_storage::rocksdb::{self, Stores};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -140,9 +140,18 @@ fn manage(runtime: &tokio::runtime::Runtime, work: impl Future<Output = anyhow::
 fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
     let stores = rocksdb::open(&config.data_dir)
         .with_context(|| format!("can't open the store in {} (is another backend running on it?)", config.data_dir.display()))?;
-    let repositories: Repositories = config.repositories.iter().cloned().map(Repository::from).collect();
-    let registry = Registry::new(&stores, repositories, Clock::system());
+    let registry = Registry::new(&stores, config.cleanup.into(), Clock::system());
     Ok((stores, registry))
+}
+
+/// Creates the repositories that the configuration names and that were never there before.
+async fn adopt_repositories(config: &Config, registry: &Registry) -> anyhow::Result<()> {
+    for repository in config.repositories.iter().cloned().map(Repository::from) {
+        if registry.adopt_repository(&repository).await? {
+            tracing::info!(repository = %repository.key, "the repository of the configuration was created");
+        }
+    }
+    Ok(())
 }
 
 async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Result<()> {
@@ -152,9 +161,12 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let (service, audit_writer) = http::Service::open(&config, &opened)?;
     let (stores, registry) = opened;
     create_admin(service.access(), admin_password_file).await?;
+    adopt_repositories(&config, &registry).await?;
 
     let listeners = server::bind(&config.listen, Some(&operator::socket(&config.data_dir))).await?;
     let housekeeping = tokio::spawn(keep_house(registry.clone()));
+    let collecting = registry.clone();
+    let collecting = tokio::spawn(async move { collecting.keep_collecting().await });
     println!("berth-backend ready");
     std::io::stdout().flush()?;
 
@@ -167,8 +179,10 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
         tracing::info!("stopping: no new connections, waiting for transfers under way");
     };
     server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
-    housekeeping.abort();
-    let _ = housekeeping.await;
+    for task in [housekeeping, collecting] {
+        task.abort();
+        let _ = task.await;
+    }
     // Everything that was to be written to the audit log is.
     let _ = tokio::task::spawn_blocking(move || audit_writer.join()).await;
     // Dropping the stores waits for queued commits and syncs the log.
@@ -200,12 +214,17 @@ async fn create_admin(access: &Access, password_file: Option<&Path>) -> anyhow::
     Ok(())
 }
 
-/// What needs doing beside serving: the sweep after a crash, and forgetting abandoned uploads.
+/// What needs doing beside serving: the sweep after a crash, and forgetting what was begun and never ended.
 async fn keep_house(registry: Registry) {
     match registry.sweep_data().await {
         Ok(0) => {}
         Ok(swept) => tracing::info!(swept, "data that a crash had left was deleted"),
         Err(error) => tracing::error!(%error, "the sweep failed"),
+    }
+    match registry.finish_emptying().await {
+        Ok(0) => {}
+        Ok(emptied) => tracing::info!(emptied, "repositories that were being deleted are gone"),
+        Err(error) => tracing::error!(%error, "a deleted repository could not be emptied"),
     }
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
@@ -214,6 +233,9 @@ async fn keep_house(registry: Registry) {
             Ok(0) => {}
             Ok(expired) => tracing::info!(expired, "abandoned uploads were forgotten"),
             Err(error) => tracing::error!(%error, "abandoned uploads could not be looked at"),
+        }
+        if let Err(error) = registry.expire_leases().await {
+            tracing::error!(%error, "what pushes relied on could not be looked at");
         }
     }
 }

@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use berth_names::{Digest, ImageName, RepositoryKey};
+use berth_storage::keys::Candidate;
 use berth_storage::records::{Blob, Image, Place, Record};
 use berth_storage::{Batch, BlobStore, BlobStream, get_record, keys};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use crate::lease::LEASE_MS;
 use crate::receive::Received;
 use crate::{Error, Registry, Result};
 
@@ -82,13 +84,16 @@ impl Registry {
             let mut batch = Batch::new();
             self.expect_unused(&mut batch, repository, image, digest).await?;
             batch.expect(link.clone(), Some(linked)).delete(link.clone()).delete(keys::linked_from(digest, repository, image));
+            batch.delete(keys::lease(repository, image, digest));
+            self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Blob(*digest))?;
             Ok((batch, ()))
         })
         .await?;
-        self.collect(digest).await
+        self.wake_collector();
+        Ok(())
     }
 
-    /// Makes the batch depend on no manifest of the image referring to `digest`.
+    /// Makes the batch depend on no manifest of the image referring to `digest`; returns the image's row.
     ///
     /// Every commit that adds a manifest renews the image's row, so expecting the row unchanged covers manifests
     /// that come between looking and committing.
@@ -98,13 +103,14 @@ impl Registry {
         repository: &RepositoryKey,
         image: &ImageName,
         digest: &Digest,
-    ) -> Result<()> {
+    ) -> Result<Option<Bytes>> {
         let image_key = keys::image(repository, image);
-        batch.expect(image_key.clone(), self.store.get(&image_key).await?);
+        let seen_image = self.store.get(&image_key).await?;
+        batch.expect(image_key, seen_image.clone());
         let parents = keys::parents_of(repository, image, digest);
         match self.store.scan(&parents, None, 1).await?.first().and_then(|(key, _)| key.digest_after(&parents)) {
             Some(user) => Err(Error::InUse { digest: *digest, user }),
-            None => Ok(()),
+            None => Ok(seen_image),
         }
     }
 
@@ -114,7 +120,13 @@ impl Registry {
     ///
     /// # Errors
     /// Only if the store fails.
-    pub async fn mount_blob(&self, repository: &RepositoryKey, from: &ImageName, image: &ImageName, digest: &Digest) -> Result<bool> {
+    pub async fn mount_blob(
+        &self,
+        repository: &RepositoryKey,
+        (from, image): (&ImageName, &ImageName),
+        digest: &Digest,
+        holder: &str,
+    ) -> Result<bool> {
         let source = keys::link(repository, from, digest);
         self.commit_with(|| async {
             let mut batch = Batch::new();
@@ -125,25 +137,50 @@ impl Registry {
             };
             batch.expect(source.clone(), Some(link));
             renew_blob(&mut batch, digest, blob, seen);
-            self.link(&mut batch, repository, image, digest).await?;
+            self.expect_repository(&mut batch, repository).await?;
+            self.link(&mut batch, repository, image, digest, holder).await?;
             Ok((batch, true))
         })
         .await
     }
 
-    /// Adds to the batch that the blob is visible in the image, and that the image exists.
-    pub(crate) async fn link(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<()> {
+    /// Adds to the batch that the blob is visible in the image, and stays so for as long as a push may take.
+    pub(crate) async fn link(
+        &self,
+        batch: &mut Batch,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        digest: &Digest,
+        holder: &str,
+    ) -> Result<()> {
+        self.link_for_good(batch, repository, image, digest).await?;
+        self.hold(batch, keys::lease(repository, image, digest), holder).await?;
+        let forgotten_ms = self.clock.now_ms() + LEASE_MS;
+        self.look_at(batch, forgotten_ms, &Candidate::Link(repository.clone(), image.clone(), *digest))
+    }
+
+    /// Adds to the batch that the blob is visible in the image. Something in the same batch must lead to it.
+    pub(crate) async fn link_for_good(
+        &self,
+        batch: &mut Batch,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        digest: &Digest,
+    ) -> Result<()> {
         batch.put(keys::link(repository, image, digest), Bytes::new()).put(keys::linked_from(digest, repository, image), Bytes::new());
         let image_key = keys::image(repository, image);
-        if self.store.get(&image_key).await?.is_none() {
-            batch.expect(image_key.clone(), None).put_record(image_key, &self.new_image()?);
-        }
+        // An image of which nothing is left may be about to be removed: one of the two has to lose.
+        match self.store.get(&image_key).await? {
+            Some(seen) => batch.expect(image_key, Some(seen)),
+            None => batch.expect(image_key.clone(), None).put_record(image_key, &self.new_image()?),
+        };
         Ok(())
     }
 
-    /// An image's first row.
+    /// An image's first row: nothing in it has a name yet.
     pub(crate) fn new_image(&self) -> Result<Image> {
-        Ok(Image { created_ms: self.clock.now_ms(), revision: random_u64()? })
+        let now_ms = self.clock.now_ms();
+        Ok(Image { created_ms: now_ms, revision: random_u64()?, vacant_since_ms: Some(now_ms) })
     }
 
     /// Adds to the batch that received bytes have a name now; returns data that turned out to be a duplicate.
@@ -176,39 +213,10 @@ impl Registry {
         batch.put_record(keys::blob(digest), &Blob { size: received.size, place, revision: 0 });
         Ok(None)
     }
-
-    /// Gives a blob's bytes back if no image links it and no V1 image has it as its layer.
-    pub(crate) async fn collect(&self, digest: &Digest) -> Result<()> {
-        let users = [keys::links_of(digest), keys::v1_users_of(digest)];
-        let freed = self
-            .commit_with(|| async {
-                // The row is read before its users: whoever adds one later renews the row, and this commit loses.
-                let Some((blob, seen)) = get_record::<Blob>(self.store.as_ref(), &keys::blob(digest)).await? else {
-                    return Ok((Batch::deferred(), None));
-                };
-                for prefix in &users {
-                    if !self.store.scan(prefix, None, 1).await?.is_empty() {
-                        return Ok((Batch::deferred(), None));
-                    }
-                }
-                let mut batch = Batch::new();
-                batch.expect(keys::blob(digest), Some(seen)).delete(keys::blob(digest));
-                match blob.place {
-                    Place::Small => batch.delete(keys::small_blob(digest)),
-                    Place::Data(data) => batch.delete(keys::data_owner(data)),
-                };
-                Ok((batch, Some(blob.place)))
-            })
-            .await?;
-        if let Some(Place::Data(data)) = freed {
-            self.blobs.delete(data).await?;
-        }
-        Ok(())
-    }
 }
 
 /// Gives the blob's row a new revision, so that a collector that saw no users loses.
-fn renew_blob(batch: &mut Batch, digest: &Digest, blob: Blob, seen: Bytes) {
+pub(crate) fn renew_blob(batch: &mut Batch, digest: &Digest, blob: Blob, seen: Bytes) {
     batch.expect(keys::blob(digest), Some(seen));
     batch.put_record(keys::blob(digest), &Blob { revision: blob.revision + 1, ..blob });
 }

@@ -11,6 +11,35 @@ pub enum Error {
     /// No repository has this key.
     #[error("repository {0} is not known")]
     RepositoryUnknown(RepositoryKey),
+    /// A repository has this key already.
+    #[error("repository {0} exists already")]
+    RepositoryExists(RepositoryKey),
+    /// The repository was deleted, and its content has not gone yet.
+    #[error("the content of the deleted repository {0} is still being removed; try again in a moment")]
+    RepositoryEmptying(RepositoryKey),
+    /// Something is in the repository that speaks the protocol it has.
+    #[error("repository {0} is not empty: its API version can't be changed")]
+    RepositoryNotEmpty(RepositoryKey),
+    /// The repository's patterns leave out images of this name.
+    #[error("the repository does not take images called {0}: its include and exclude patterns say so")]
+    ImageNotTaken(ImageName),
+    /// Images can't go from one protocol to the other this way.
+    #[error("repository {0} has another API version than {1}")]
+    ApiVersionsDiffer(RepositoryKey, RepositoryKey),
+    /// A promotion that means nothing.
+    #[error("{0}")]
+    PromotionInvalid(&'static str),
+    /// There is more to promote than one commit takes.
+    #[error("more than {max} {what} can't be promoted at once: promote tag by tag")]
+    PromotionTooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much may be.
+        max: usize,
+    },
+    /// The target repository has another V1 image under an id that is to be promoted.
+    #[error("the target has another V1 image called {0}")]
+    V1ImageDiffers(ImageId),
     /// The repository has no such image.
     #[error("image {0} is not known")]
     ImageUnknown(ImageName),

@@ -12,14 +12,18 @@
 pub mod access;
 mod blobs;
 mod check;
+mod cleanup;
 mod clock;
 mod error;
 mod hash;
 mod json;
+mod lease;
 mod listing;
 mod manifests;
+mod promotion;
 mod receive;
 mod repositories;
+mod retention;
 mod sweep;
 mod uploads;
 pub mod v1;
@@ -29,16 +33,20 @@ use std::sync::{Arc, Mutex};
 
 use berth_storage::rocksdb::Stores;
 use berth_storage::{Batch, BlobStore, MetadataStore};
+use tokio::sync::Notify;
 
 pub use blobs::BlobContent;
 pub use check::{Problem, Report};
+pub use cleanup::{CleanupTimes, Freed};
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use listing::Page;
-pub use manifests::{ExistingTag, MANIFEST_BYTES_MAX, ManifestContent, ReferrerDescriptor, StoredManifest};
+pub use manifests::{ExistingTag, MANIFEST_BYTES_MAX, ManifestContent, Push, ReferrerDescriptor, StoredManifest};
+pub use promotion::{Promoted, Promotion};
 pub use receive::{Body, Interrupted};
+use repositories::RepositoryCache;
 pub use repositories::{Challenge, Repositories, Repository};
-pub use uploads::{Progress, Started, UploadId};
+pub use uploads::{Client, Progress, UploadId};
 
 /// How often a change is tried again after losing a race, before the client is asked to come back.
 ///
@@ -50,8 +58,13 @@ const COMMIT_ATTEMPTS_MAX: usize = 512;
 pub struct Registry {
     store: Arc<dyn MetadataStore>,
     blobs: Arc<dyn BlobStore>,
-    repositories: Arc<Repositories>,
+    repositories: Arc<RepositoryCache>,
     clock: Clock,
+    cleanup_times: CleanupTimes,
+    /// Told when something becomes due for cleanup.
+    collector_wake: Arc<Notify>,
+    /// What this process has removed.
+    freed: Arc<Mutex<Freed>>,
     /// Uploads that a request is writing to at this moment.
     busy_uploads: Arc<Mutex<HashSet<UploadId>>>,
     /// At least how many uploads each owner has open.
@@ -60,20 +73,18 @@ pub struct Registry {
 
 impl Registry {
     /// A registry over open stores.
-    pub fn new(stores: &Stores, repositories: Repositories, clock: Clock) -> Self {
+    pub fn new(stores: &Stores, cleanup_times: CleanupTimes, clock: Clock) -> Self {
         Self {
             store: Arc::clone(&stores.metadata),
             blobs: Arc::clone(&stores.blobs),
-            repositories: Arc::new(repositories),
+            repositories: Arc::default(),
             clock,
+            cleanup_times,
+            collector_wake: Arc::default(),
+            freed: Arc::default(),
             busy_uploads: Arc::default(),
             upload_counts: Arc::default(),
         }
-    }
-
-    /// The repositories that exist.
-    pub fn repositories(&self) -> &Repositories {
-        &self.repositories
     }
 
     /// Commits what `change` makes of the present state, anew for as long as other writers get in between.

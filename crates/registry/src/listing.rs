@@ -1,8 +1,9 @@
 //! Lists, a page at a time, straight from ordered keys.
 
 use berth_names::{Digest, ImageName, RepositoryKey};
-use berth_storage::records::{Record, Referrer};
+use berth_storage::records::{Image, Record, Referrer};
 use berth_storage::{Key, Prefix, keys};
+use bytes::Bytes;
 
 use crate::manifests::ReferrerDescriptor;
 use crate::{Error, Registry, Result};
@@ -28,11 +29,11 @@ impl Registry {
     /// # Errors
     /// [`Error::ImageUnknown`].
     pub async fn tags(&self, repository: &RepositoryKey, image: &ImageName, last: Option<&str>, limit: Option<usize>) -> Result<Page> {
-        if self.store.get(&keys::image(repository, image)).await?.is_none() {
+        if !self.store.get(&keys::image(repository, image)).await?.is_some_and(|row| is_inhabited(&row)) {
             return Err(Error::ImageUnknown(image.clone()));
         }
         let after = last.map(|last| keys::tags_after(repository, image, last));
-        self.page(&keys::tags(repository, image), after, limit, &|_| true).await
+        self.page(&keys::tags(repository, image), after, limit, &|_, _| true).await
     }
 
     /// The images of a repository behind `last` that the caller sees, `limit` at most (`None`: all).
@@ -46,7 +47,8 @@ impl Registry {
         limit: Option<usize>,
         sees: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<Page> {
-        self.page(&keys::images(repository), last.map(|last| keys::images_after(repository, last)), limit, sees).await
+        let after = last.map(|last| keys::images_after(repository, last));
+        self.page(&keys::images(repository), after, limit, &|name, row| is_inhabited(row) && sees(name)).await
     }
 
     /// The manifests that are about `subject`.
@@ -56,7 +58,7 @@ impl Registry {
     pub async fn referrers(&self, repository: &RepositoryKey, image: &ImageName, subject: &Digest) -> Result<Vec<ReferrerDescriptor>> {
         let prefix = keys::referrers(repository, image, subject);
         let rows = self.store.scan(&prefix, None, REFERRERS_MAX).await?;
-        let describe = |(key, value): &(Key, bytes::Bytes)| {
+        let describe = |(key, value): &(Key, Bytes)| {
             let Referrer { media_type, size, artifact_type, annotations } = Referrer::decode(value)?;
             Some(ReferrerDescriptor { digest: key.digest_after(&prefix)?, media_type, size, artifact_type, annotations })
         };
@@ -68,14 +70,15 @@ impl Registry {
         prefix: &Prefix,
         mut after: Option<Key>,
         limit: Option<usize>,
-        sees: &(dyn Fn(&str) -> bool + Sync),
+        fits: &(dyn Fn(&str, &Bytes) -> bool + Sync),
     ) -> Result<Page> {
         let mut names = Vec::new();
         loop {
             // One more than asked for tells whether more follow.
             let wanted = limit.map_or(SCAN_ENTRIES, |limit| (limit + 1 - names.len()).min(SCAN_ENTRIES));
             let rows = self.store.scan(prefix, after.as_ref(), wanted).await?;
-            names.extend(rows.iter().filter_map(|(key, _)| key.text_after(prefix)).filter(|name| sees(name)).map(str::to_owned));
+            let entries = rows.iter().filter_map(|(key, row)| Some((key.text_after(prefix)?, row)));
+            names.extend(entries.filter(|(name, row)| fits(name, row)).map(|(name, _)| name.to_owned()));
             if limit.is_some_and(|limit| names.len() > limit) {
                 names.truncate(limit.unwrap_or_default());
                 return Ok(Page { names, more: true });
@@ -87,4 +90,10 @@ impl Registry {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Whether something in the image has a name: what is left of one that was deleted is not listed, nor is one of which only
+/// layers have come.
+pub(crate) fn is_inhabited(row: &Bytes) -> bool {
+    Image::decode(row).is_some_and(|image| image.vacant_since_ms.is_none())
 }

@@ -5,6 +5,7 @@ mod document;
 use std::collections::BTreeMap;
 
 use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey, Tag};
+use berth_storage::keys::Candidate;
 use berth_storage::records::{self, Blob, Image, Manifest, Record, Referrer, WithBody};
 use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
@@ -38,6 +39,15 @@ pub enum ExistingTag {
     Moves,
     /// It stays, and the push is refused: the caller may add, but not take away.
     Stays,
+}
+
+/// On whose behalf a manifest or tag is pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push<'a> {
+    /// What happens to the tag if it is there.
+    pub existing: ExistingTag,
+    /// Whose push it is: what was kept for it need not be kept any longer.
+    pub holder: &'a str,
 }
 
 /// What pushing a manifest led to.
@@ -87,7 +97,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::ManifestTooLarge`], [`Error::ManifestInvalid`], [`Error::DigestMismatch`], [`Error::ManifestBlobUnknown`],
-    /// [`Error::SizeMismatch`], [`Error::TagExists`].
+    /// [`Error::SizeMismatch`], [`Error::TagExists`], [`Error::RepositoryUnknown`].
     pub async fn put_manifest(
         &self,
         repository: &RepositoryKey,
@@ -95,7 +105,7 @@ impl Registry {
         reference: &Reference,
         media_type: Option<&str>,
         bytes: Bytes,
-        existing: ExistingTag,
+        push: Push<'_>,
     ) -> Result<StoredManifest> {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(Error::ManifestTooLarge { max: MANIFEST_BYTES_MAX });
@@ -109,12 +119,17 @@ impl Registry {
         let document = Document::parse(media_type, &bytes)?;
         self.commit_with(|| async {
             let mut batch = Batch::new();
+            self.expect_repository(&mut batch, repository).await?;
             self.require(&mut batch, repository, image, &document).await?;
             self.renew_image(&mut batch, repository, image).await?;
             self.add_manifest(&mut batch, repository, image, &digest, &document, &bytes);
-            if let Reference::Tag(tag) = reference {
-                self.point_tag(&mut batch, (repository, image, tag), &digest, existing).await?;
+            match reference {
+                Reference::Tag(tag) => self.point_tag(&mut batch, (repository, image, tag), &digest, push.existing).await?,
+                // An index, or a tag, that is to name it comes later.
+                Reference::Digest(_) => self.hold(&mut batch, keys::lease(repository, image, &digest), push.holder).await?,
             }
+            let named = document.needs.iter().map(|need| keys::lease(repository, image, need.digest()));
+            self.release(&mut batch, named.collect(), push.holder).await?;
             Ok((batch, ()))
         })
         .await?;
@@ -148,11 +163,11 @@ impl Registry {
     }
 
     /// Gives the image's row a new revision, so that a deletion that has already looked loses, and creates it if need be.
-    async fn renew_image(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName) -> Result<()> {
+    pub(crate) async fn renew_image(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName) -> Result<()> {
         let key = keys::image(repository, image);
         let row = match get_record::<Image>(self.store.as_ref(), &key).await? {
-            Some((image, _)) => Image { revision: random_u64()?, ..image },
-            None => self.new_image()?,
+            Some((image, _)) => Image { revision: random_u64()?, vacant_since_ms: None, ..image },
+            None => Image { vacant_since_ms: None, ..self.new_image()? },
         };
         batch.put_record(key, &row);
         Ok(())
@@ -185,7 +200,7 @@ impl Registry {
         batch.put(keys::manifest(repository, image, digest), WithBody { record, body: bytes.clone() }.encode());
     }
 
-    async fn point_tag(
+    pub(crate) async fn point_tag(
         &self,
         batch: &mut Batch,
         (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
@@ -199,6 +214,10 @@ impl Registry {
                 return Err(Error::TagExists(tag.clone()));
             }
             batch.delete(keys::tag_of(repository, image, &old.digest, tag));
+            if old.digest != *digest {
+                let replaced = Candidate::Manifest(repository.clone(), image.clone(), old.digest);
+                self.look_at(batch, self.clock.now_ms() + self.cleanup_times.replaced_ms, &replaced)?;
+            }
         }
         batch.expect(key.clone(), before.map(|(_, seen)| seen));
         batch.put_record(key, &records::Tag { digest: *digest, updated_ms: self.clock.now_ms() });
@@ -212,21 +231,21 @@ impl Registry {
     /// [`Error::ManifestUnknown`]; [`Error::InUse`] if an index refers to the manifest.
     pub async fn delete_manifest(&self, repository: &RepositoryKey, image: &ImageName, reference: &Reference) -> Result<()> {
         match reference {
-            Reference::Tag(tag) => self.delete_tag(repository, image, tag).await,
-            Reference::Digest(digest) => {
-                while self.delete_manifest_and_tags(repository, image, digest).await? == Deleted::SomeTags {}
-                Ok(())
-            }
+            Reference::Tag(tag) => self.delete_tag(repository, image, tag).await?,
+            Reference::Digest(digest) => while self.delete_manifest_and_tags(repository, image, digest).await? == Deleted::SomeTags {},
         }
+        self.wake_collector();
+        Ok(())
     }
 
-    async fn delete_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
+    pub(crate) async fn delete_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
         let key = keys::tag(repository, image, tag);
         self.commit_with(|| async {
             let row = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
             let (row, seen) = row.ok_or_else(|| Error::ManifestUnknown(Reference::Tag(tag.clone())))?;
             let mut batch = Batch::new();
             batch.expect(key.clone(), Some(seen)).delete(key.clone()).delete(keys::tag_of(repository, image, &row.digest, tag));
+            self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Manifest(repository.clone(), image.clone(), row.digest))?;
             Ok((batch, ()))
         })
         .await
@@ -239,7 +258,7 @@ impl Registry {
             let (WithBody { record, .. }, seen) = stored.ok_or(Error::ManifestUnknown(Reference::Digest(*digest)))?;
             let mut batch = Batch::new();
             // Tags that come meanwhile renew the image's row, which this expects unchanged.
-            self.expect_unused(&mut batch, repository, image, digest).await?;
+            let seen_image = self.expect_unused(&mut batch, repository, image, digest).await?;
             let tags = keys::tags_of(repository, image, digest);
             let found = self.store.scan(&tags, None, TAGS_PER_COMMIT_MAX).await?;
             for tag in found.iter().filter_map(|(tag, _)| tag.text_after(&tags)?.parse::<Tag>().ok()) {
@@ -248,18 +267,8 @@ impl Registry {
             if found.len() == TAGS_PER_COMMIT_MAX {
                 return Ok((batch, Deleted::SomeTags));
             }
-            for child in &record.children {
-                batch.delete(keys::parent_of(repository, image, child, digest));
-            }
-            if let Some(subject) = &record.subject {
-                batch.delete(keys::referrer(repository, image, subject, digest));
-            }
-            batch.expect(key.clone(), Some(seen)).delete(key.clone());
-            if self.store.scan(&keys::manifests(repository, image), None, 2).await?.len() == 1 {
-                batch.delete(keys::image(repository, image));
-            } else {
-                self.renew_image(&mut batch, repository, image).await?;
-            }
+            batch.expect(key.clone(), Some(seen)).delete(keys::lease(repository, image, digest));
+            self.remove_manifest(&mut batch, (repository, image, digest), &record, seen_image).await?;
             Ok((batch, Deleted::Everything))
         })
         .await

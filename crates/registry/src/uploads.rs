@@ -60,13 +60,13 @@ pub struct Progress {
     pub offset: u64,
 }
 
-/// What asking for an upload led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Started {
-    /// The blob was mounted from another image: nothing needs to be sent.
-    Mounted,
-    /// An upload is open.
-    Upload(UploadId),
+/// Who is sending something in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client<'a> {
+    /// The user; `None`: anonymous.
+    pub owner: Option<&'a str>,
+    /// Whose push it belongs to: what is kept for the time of a push is kept for this name.
+    pub holder: &'a str,
 }
 
 /// An upload as its record says, with the exact bytes of the record.
@@ -171,7 +171,7 @@ impl Registry {
         &self,
         repository: &RepositoryKey,
         image: &ImageName,
-        owner: Option<&str>,
+        Client { owner, holder }: Client<'_>,
         id: &UploadId,
         digest: &Digest,
         body: Body,
@@ -197,8 +197,9 @@ impl Registry {
                 }
                 batch.expect(upload_key.clone(), Some(open.seen.clone())).delete(upload_key.clone());
                 batch.delete(keys::upload_of(owner.unwrap_or_default(), &id.0));
+                self.expect_repository(&mut batch, repository).await?;
                 let duplicate = self.name_bytes(&mut batch, digest, &received).await?;
-                self.link(&mut batch, repository, image, digest).await?;
+                self.link(&mut batch, repository, image, digest, holder).await?;
                 Ok((batch, duplicate))
             })
             .await?;

@@ -10,17 +10,22 @@
 //! | `A` | user name, token id | – | access tokens by owner |
 //! | `b` | digest | [`Blob`](crate::records::Blob) | where a blob's bytes are |
 //! | `B` | digest | bytes | the bytes of a small blob |
+//! | `c` | time, what | – | what may have become unreachable, and when to look |
+//! | `d` | name | – | repositories of the configuration that were created once |
 //! | `D` | data id | – | this data has an owner; data without one is garbage |
 //! | `g` | group name, user name | – | members of a group |
 //! | `G` | group name | [`Group`](crate::records::Group) | groups |
 //! | `i` | repository, image | [`Image`](crate::records::Image) | images by repository |
 //! | `k` | repository, image, digest | – | link: the blob is readable through this image |
 //! | `K` | digest, repository, image | – | who links a blob |
+//! | `l` | repository, image, digest | [`Lease`](crate::records::Lease) | who relies on something in an image that no tag leads to |
+//! | `L` | repository, V1 image id | [`Lease`](crate::records::Lease) | the same for V1 images |
 //! | `m` | repository, image, digest | [`Manifest`](crate::records::Manifest) + bytes | manifests |
 //! | `o` | owner, upload id | – | open uploads by owner |
 //! | `P` | name | [`Permission`](crate::records::Permission) | permission targets |
 //! | `q` | repository, V1 image id, user name | – | who has pushed a V1 image, and so knows it |
 //! | `r` | repository, image, subject, digest | [`Referrer`](crate::records::Referrer) | referrers by subject |
+//! | `R` | repository | [`Repository`](crate::records::Repository) | repositories |
 //! | `S` | key id | [`SigningKey`](crate::records::SigningKey) | keys that signed tokens are checked with |
 //! | `t` | repository, image, tag | [`Tag`](crate::records::Tag) | tags by image |
 //! | `T` | repository, image, digest, tag | – | tags by digest |
@@ -33,6 +38,9 @@
 //! | `x` | repository, image, tag | [`v1::Tag`](crate::records::v1::Tag) | V1 tags by image |
 //! | `X` | repository, V1 image id, image, tag | – | V1 tags by V1 image |
 //! | `y` | repository, image, child digest, digest | – | which manifests refer to a blob or manifest |
+//! | `Z` | repository | – | deleted repositories that are being emptied |
+
+mod cleanup;
 
 use std::fmt;
 
@@ -40,6 +48,7 @@ use berth_names::{AccountName, Digest, ImageName, RepositoryKey, Tag};
 
 use crate::blobs::DataId;
 use crate::v1::ImageId;
+pub use cleanup::{Candidate, candidate, candidates, lease, leases, split_candidate, v1_lease, v1_leases};
 
 /// A whole key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +171,11 @@ impl Builder {
     }
 }
 
+/// Everything of one family, for checks and dumps.
+pub fn whole_family(byte: u8) -> Prefix {
+    family(byte).prefix()
+}
+
 /// The format of the whole store.
 pub fn format() -> Key {
     family(b'0').text("format").key()
@@ -170,6 +184,36 @@ pub fn format() -> Key {
 /// How often the store was opened for writing: the number of the current run.
 pub fn run() -> Key {
     family(b'0').text("run").key()
+}
+
+/// What changes with every change of a repository's settings.
+pub fn repositories_revision() -> Key {
+    family(b'0').text("repositories").key()
+}
+
+/// A repository.
+pub fn repository(repository: &RepositoryKey) -> Key {
+    family(b'R').text(repository.as_str()).key()
+}
+
+/// All repositories.
+pub fn repositories() -> Prefix {
+    family(b'R').prefix()
+}
+
+/// The mark that a repository of the configuration was created once: deleted, it stays deleted.
+pub fn repository_default(repository: &RepositoryKey) -> Key {
+    family(b'd').text(repository.as_str()).key()
+}
+
+/// The mark that a repository was deleted and is being emptied.
+pub fn repository_emptied(repository: &RepositoryKey) -> Key {
+    family(b'Z').text(repository.as_str()).key()
+}
+
+/// All repositories that are being emptied.
+pub fn repositories_emptied() -> Prefix {
+    family(b'Z').prefix()
 }
 
 /// A blob's record.
@@ -245,6 +289,26 @@ pub fn manifests(repository: &RepositoryKey, image: &ImageName) -> Prefix {
 /// A manifest that names `subject`.
 pub fn referrer(repository: &RepositoryKey, image: &ImageName, subject: &Digest, digest: &Digest) -> Key {
     family(b'r').image(repository, image).digest(subject).digest(digest).key()
+}
+
+/// All links of an image.
+pub fn links(repository: &RepositoryKey, image: &ImageName) -> Prefix {
+    family(b'k').image(repository, image).prefix()
+}
+
+/// Everything of an image that goes with it, but for links and V1 tags, which leave something behind.
+pub fn rows_of_image(repository: &RepositoryKey, image: &ImageName) -> [Prefix; 6] {
+    [b't', b'T', b'r', b'y', b'm', b'l'].map(|byte| family(byte).image(repository, image).prefix())
+}
+
+/// All V1 images of a repository.
+pub fn v1_images(repository: &RepositoryKey) -> Prefix {
+    family(b'v').text(repository.as_str()).prefix()
+}
+
+/// All marks of users who have pushed a V1 image.
+pub fn v1_pushers(repository: &RepositoryKey, id: &ImageId) -> Prefix {
+    family(b'q').text(repository.as_str()).raw(id.as_bytes()).prefix()
 }
 
 /// All manifests that name `subject`.

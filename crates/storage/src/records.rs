@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_names::{AccountName, Digest, ImageName, RepositoryKey};
+use berth_names::{AccountName, ApiVersion, Digest, ImageName, RepositoryKey};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ macro_rules! json_records {
     )*};
 }
 
-json_records!(AccessToken, Blob, Group, Image, Permission, Referrer, SigningKey, Tag, User, v1::Image, v1::Tag);
+json_records!(AccessToken, Blob, Group, Image, Lease, Permission, Referrer, Repository, SigningKey, Tag, User, v1::Image, v1::Tag);
 
 /// Where a blob's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +107,45 @@ pub struct Image {
     pub created_ms: u64,
     /// Changes with every commit that adds or removes something a deletion must know of.
     pub revision: u64,
+    /// Since when nothing has a name in it, in milliseconds since 1970: it is not listed, and its row goes after a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vacant_since_ms: Option<u64>,
+}
+
+/// Who relies on something staying although nothing with a name leads to it yet: pushes that were told it is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Until when, in milliseconds since 1970, by holder.
+    pub holders: BTreeMap<String, u64>,
+}
+
+/// A repository's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// The protocol it speaks.
+    pub api_version: ApiVersion,
+    /// For people.
+    pub description: String,
+    /// For the people who run it.
+    pub notes: String,
+    /// Whether pulling needs no credentials.
+    pub anonymous_pull: bool,
+    /// Whether V2 clients are asked for a password rather than for a token.
+    pub basic_challenge: bool,
+    /// Patterns of image names that it takes; none: all.
+    pub includes: Vec<String>,
+    /// Patterns of image names that it does not take although they are included.
+    pub excludes: Vec<String>,
+    /// Tags that an image may have before the oldest go; 0: any number.
+    pub max_unique_tags: u32,
+    /// Whether manifests of schema 1 are refused.
+    pub block_schema1: bool,
+    /// Whether V1 clients may pull its V2 images.
+    pub serve_v1: bool,
+    /// Settings of Artifactory's that mean nothing here, given back as they came.
+    pub foreign: BTreeMap<String, String>,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
 }
 
 /// A manifest; its body is the bytes that were pushed.
@@ -272,6 +311,9 @@ pub mod v1 {
         pub complete: bool,
         /// When its JSON first came, in milliseconds since 1970.
         pub created_ms: u64,
+        /// Counts up whenever the image gets a child or a tag, so that a collector that saw none loses its compare-and-set.
+        #[serde(default)]
+        pub revision: u64,
     }
 
     /// The layer of a V1 image.
@@ -326,7 +368,7 @@ mod tests {
     proptest! {
         #[test]
         fn bodies_come_back_byte_for_byte(body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let record = WithBody { record: Image { created_ms: 7, revision: 1 }, body: Bytes::from(body) };
+            let record = WithBody { record: Image { created_ms: 7, revision: 1, vacant_since_ms: None }, body: Bytes::from(body) };
             prop_assert_eq!(WithBody::<Image>::decode(&record.encode()), Some(record));
         }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_names::ImageName;
 use berth_registry::access::{Access, Caller, Policy, Right, Rights};
 use berth_registry::v1::Viewer;
-use berth_registry::{Body, ExistingTag, Registry, Repository};
+use berth_registry::{Body, Client, ExistingTag, Push, Registry, Repository};
 use http::HeaderMap;
 use http::header::{AsHeaderName, USER_AGENT};
 
@@ -15,7 +15,7 @@ use super::params::Query;
 /// What a handler knows of its request.
 pub(crate) struct Call {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) repository: Repository,
+    pub(crate) repository: Arc<Repository>,
     pub(crate) access: Access,
     pub(crate) caller: Caller,
     pub(crate) policy: Arc<Policy>,
@@ -44,6 +44,22 @@ impl Call {
         self.caller.name()
     }
 
+    /// Whose push a request belongs to: the same user from the same machine. Nothing else tells two pushes apart.
+    pub(crate) fn holder(&self) -> String {
+        let address = self.view.address.map_or_else(|| "local".to_owned(), |address| address.to_string());
+        format!("{}@{address}", self.owner().unwrap_or_default())
+    }
+
+    /// Whose upload a request is about.
+    pub(crate) fn client<'a>(&'a self, holder: &'a str) -> Client<'a> {
+        Client { owner: self.owner(), holder }
+    }
+
+    /// On whose behalf a manifest or tag of the image is pushed.
+    pub(crate) fn push<'a>(&self, image: &ImageName, holder: &'a str) -> Push<'a> {
+        Push { existing: self.existing_tag(image), holder }
+    }
+
     /// What the caller may do with an image.
     pub(crate) fn rights(&self, image: &ImageName) -> Rights {
         self.policy.rights(&self.caller, &self.repository, image)
@@ -56,7 +72,7 @@ impl Call {
     }
 
     /// What pushing to a tag that is there already does.
-    pub(crate) fn existing_tag(&self, image: &ImageName) -> ExistingTag {
+    fn existing_tag(&self, image: &ImageName) -> ExistingTag {
         // A token for pushing is enough to move a tag, if the account may.
         let account = self.caller.without_grants();
         if self.policy.rights(&account, &self.repository, image).has(Right::Delete) { ExistingTag::Moves } else { ExistingTag::Stays }
@@ -72,7 +88,7 @@ pub(crate) struct V1Eyes {
 
 impl Call {
     pub(crate) fn v1_eyes(&self) -> V1Eyes {
-        let (account, policy, repository) = (self.caller.without_grants(), Arc::clone(&self.policy), self.repository.clone());
+        let (account, policy, repository) = (self.caller.without_grants(), Arc::clone(&self.policy), Arc::clone(&self.repository));
         V1Eyes {
             sees_all: policy.rights_everywhere(&account, &repository).has(Right::Read),
             sees: Box::new(move |image| policy.rights(&account, &repository, image).has(Right::Read)),

@@ -57,7 +57,8 @@ pub(crate) fn demand(route: &Route) -> Demand<'_> {
             | V2::FinishUpload { image, .. }
             | V2::CancelUpload { image, .. },
         ) => Demand::Image(image, Right::Deploy),
-        Route::V2(V2::DeleteManifest { image, .. } | V2::DeleteBlob { image, .. }) => Demand::Image(image, Right::Delete),
+        Route::V1(V1::DeleteRepository { image } | V1::DeleteTag { image, .. })
+        | Route::V2(V2::DeleteManifest { image, .. } | V2::DeleteBlob { image, .. }) => Demand::Image(image, Right::Delete),
     }
 }
 

@@ -41,6 +41,14 @@ pub(crate) fn v2_on_v1_repository() -> Answer {
 pub(crate) fn of_v2(error: &Error) -> Answer {
     let (status, code) = match error {
         Error::RepositoryUnknown(_) | Error::ImageUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+        Error::RepositoryExists(_)
+        | Error::RepositoryNotEmpty(_)
+        | Error::ApiVersionsDiffer(..)
+        | Error::PromotionInvalid(_)
+        | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
+        Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, "DENIED"),
+        Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "UNAVAILABLE"),
+        Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, "DENIED"),
         Error::ManifestUnknown(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
         Error::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
         Error::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
@@ -75,6 +83,14 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
     let own = error.to_string();
     let (status, message) = match error {
         Error::RepositoryUnknown(_) => (StatusCode::NOT_FOUND, own.as_str()),
+        Error::RepositoryExists(_)
+        | Error::RepositoryNotEmpty(_)
+        | Error::ApiVersionsDiffer(..)
+        | Error::PromotionInvalid(_)
+        | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, own.as_str()),
+        Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, own.as_str()),
+        Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, own.as_str()),
+        Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, own.as_str()),
         Error::ImageUnknown(_) => (StatusCode::NOT_FOUND, "Repository not found"),
         Error::V1ImageUnknown(_) => (StatusCode::NOT_FOUND, "Image not found"),
         Error::V1TagUnknown(_) => (StatusCode::NOT_FOUND, "Tag not found"),

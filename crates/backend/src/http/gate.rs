@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_names::{ApiVersion, RepositoryKey};
-use berth_registry::access::{Caller, Policy, TokenUse};
+use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repository};
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, Method, StatusCode};
@@ -41,7 +41,7 @@ pub(super) enum Prepared {
 /// A request for a token, which looks at its credentials itself.
 pub(super) struct TokenRequest {
     pub(super) key: RepositoryKey,
-    pub(super) repository: Option<Repository>,
+    pub(super) repository: Option<Arc<Repository>>,
     pub(super) view: ClientView,
     pub(super) credentials: Credentials,
     pub(super) query: Query,
@@ -69,21 +69,29 @@ impl Service {
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
         let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
         let target = match target {
-            route::Target::Rest(path) => {
+            route::Target::Rest(_) | route::Target::Health(_) => {
                 let caller = match peer {
                     Peer::Operator => {
                         event.caller = Some(Caller::operator().label().to_owned());
                         Caller::operator()
                     }
-                    Peer::Unix | Peer::Tcp(_) => self.identify(None, &view, credentials, event).await?,
+                    Peer::Unix | Peer::Tcp(_) => self.identify(None, Challenge::default(), &view, credentials, event).await?,
                 };
-                let route = rest::route(path, &method).map_err(|refusal| refuse(Api::Rest, refusal))?;
-                let (access, audit) = (self.access.clone(), self.audit.clone());
-                return Ok(Prepared::Rest(Box::new(rest::RestCall { access, audit, caller, view, query, route })));
+                let route = match target {
+                    route::Target::Rest(path) => rest::route(path, &method),
+                    _ => rest::health(path, &method).unwrap_or(Err(Refusal::NotFound)),
+                };
+                let route = route.map_err(|refusal| refuse(Api::Rest, refusal))?;
+                let (registry, access, audit) = (Arc::clone(&self.registry), self.access.clone(), self.audit.clone());
+                let policy = access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
+                let hide_unauthorized = self.hide_unauthorized;
+                let call = rest::RestCall { registry, access, audit, caller, policy, hide_unauthorized, view, headers, query, route };
+                return Ok(Prepared::Rest(Box::new(call)));
             }
             route::Target::Docker(target) => target,
         };
-        let repository = self.registry.repositories().find(&target.repository).ok().cloned();
+        let repositories = self.registry.repositories().await.map_err(|error| Box::new(of(api, &error)))?;
+        let repository = repositories.get(&target.repository).map(Arc::clone);
         if let (Api::V2, Some(ApiVersion::V1)) = (api, repository.as_ref().map(|repository| repository.api_version)) {
             return Err(Box::new(errors::v2_on_v1_repository()));
         }
@@ -96,7 +104,8 @@ impl Service {
         if route == Route::V1(V1::Ping) {
             return Ok(Prepared::Ping);
         }
-        let caller = self.identify(Some((&target.repository, &route)), &view, credentials, event).await?;
+        let challenge = repository.as_ref().map(|repository| repository.challenge).unwrap_or_default();
+        let caller = self.identify(Some((&target.repository, &route)), challenge, &view, credentials, event).await?;
         let (policy, repository) = self.admit(api, repository, &caller, &route, &view).await?;
         if api == Api::V1 && repository.api_version == ApiVersion::V2 && !matches!(route, Route::V1(V1::Search)) {
             let message = format!("repository {} speaks V2; this client speaks V1", repository.key);
@@ -111,6 +120,7 @@ impl Service {
     async fn identify(
         &self,
         target: Option<(&RepositoryKey, &Route)>,
+        challenge: Challenge,
         view: &ClientView,
         credentials: Credentials,
         event: &mut Event,
@@ -140,10 +150,9 @@ impl Service {
                 Ok(caller)
             }
             Ok(None) => {
-                let how = target.and_then(|(key, _)| self.registry.repositories().find(key).ok()).map(|found| found.challenge);
                 // An old token is to be replaced by a new one, not by asking the user again.
                 let error = matches!(credentials, Credentials::Bearer(_)).then_some("invalid_token");
-                Err(Box::new(unauthorized(api, how.unwrap_or_default(), view, None, error, "wrong user name, password or token")))
+                Err(Box::new(unauthorized(api, challenge, view, None, error, "wrong user name, password or token")))
             }
             Err(error) => Err(Box::new(of(api, &error))),
         }
@@ -153,17 +162,22 @@ impl Service {
     async fn admit(
         &self,
         api: Api,
-        repository: Option<Repository>,
+        repository: Option<Arc<Repository>>,
         caller: &Caller,
         route: &Route,
         view: &ClientView,
-    ) -> Result<(Arc<Policy>, Repository), Box<Answer>> {
+    ) -> Result<(Arc<Policy>, Arc<Repository>), Box<Answer>> {
         let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
         let how = repository.as_ref().map(|repository| repository.challenge).unwrap_or_default();
         let demand = demand::demand(route);
         let denied = match repository {
             Some(repository) => match demand::decide(demand, caller, &repository, &policy) {
-                Ok(()) => return Ok((policy, repository)),
+                Ok(()) => match demand {
+                    demand::Demand::Image(image, Right::Deploy) if !repository.takes(image) => {
+                        return Err(Box::new(of(api, &Error::ImageNotTaken(image.clone()))));
+                    }
+                    _ => return Ok((policy, repository)),
+                },
                 Err(denied) => denied,
             },
             // What is not there looks like what the caller has no right in.
@@ -223,6 +237,9 @@ fn refuse(api: Api, refusal: Refusal) -> Box<Answer> {
         Refusal::UnknownUpload => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "upload is not known"),
         Refusal::InvalidAccountName => {
             (StatusCode::BAD_REQUEST, "NAME_INVALID", "a name has lower-case letters, digits, '.', '_', '-' and '@'")
+        }
+        Refusal::InvalidRepositoryKey => {
+            (StatusCode::BAD_REQUEST, "NAME_INVALID", "a repository's key has letters, digits, '.', '_' and '-'")
         }
         Refusal::UnknownV1Image => (StatusCode::NOT_FOUND, "UNSUPPORTED", "Image not found"),
     };

@@ -2,19 +2,24 @@
 
 mod access;
 mod forms;
+mod promotion;
+mod repositories;
+mod system;
 
-use berth_names::AccountName;
-use berth_registry::Body;
-use berth_registry::access::{Access, Caller};
+use std::sync::Arc;
+
+use berth_names::{AccountName, ApiVersion, ImageName, RepositoryKey};
+use berth_registry::access::{Access, Caller, Policy, Right};
+use berth_registry::{Body, Error, Registry, Repository};
 use http::header::WWW_AUTHENTICATE;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::body::{Unreadable, read_limited};
 use super::errors;
 use super::origin::ClientView;
 use super::params::Query;
-use super::respond::{Answer, With, json};
+use super::respond::{Answer, With, json, whole};
 use super::route::Refusal;
 use crate::audit::{Audit, PAGE_ENTRIES_MAX};
 
@@ -48,14 +53,35 @@ pub(crate) enum Rest {
     CreateToken,
     RevokeToken(String),
     Audit,
+    ListRepositories,
+    GetRepository(RepositoryKey),
+    CreateRepository(RepositoryKey),
+    UpdateRepository(RepositoryKey),
+    DeleteRepository(RepositoryKey),
+    SystemPing,
+    SystemVersion,
+    /// Images from one repository to another.
+    Promote(ApiVersion, RepositoryKey),
+    /// What cleanup has removed.
+    Freed,
+    /// Cleanup, now.
+    CollectGarbage,
+    /// Whether the process runs.
+    Alive,
+    /// Whether it can answer.
+    Ready,
 }
 
 /// A request, taken apart.
 pub(crate) struct RestCall {
+    pub(crate) registry: Arc<Registry>,
     pub(crate) access: Access,
     pub(crate) audit: Audit,
     pub(crate) caller: Caller,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) hide_unauthorized: bool,
     pub(crate) view: ClientView,
+    pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
     pub(crate) route: Rest,
 }
@@ -63,28 +89,75 @@ pub(crate) struct RestCall {
 /// Finds the route of a path behind `api/`.
 pub(crate) fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    let only = |allowed: Method, route: Rest| if *method == allowed { Ok(route) } else { Err(Refusal::MethodNotAllowed) };
     let path = path.strip_suffix('/').unwrap_or(path);
-    if path == "audit" {
-        return only(Method::GET, Rest::Audit);
+    match path.split_once('/').unwrap_or((path, "")) {
+        ("security", rest) => security(method, rest),
+        ("repositories", "") => only(method, Method::GET, Rest::ListRepositories),
+        ("repositories", key) => repository(method, key),
+        ("system", "ping") => only(method, Method::GET, Rest::SystemPing),
+        ("system", "version") => only(method, Method::GET, Rest::SystemVersion),
+        ("system", "storage/gc") if method == Method::POST => Ok(Rest::CollectGarbage),
+        ("system", "storage/gc") => only(method, Method::GET, Rest::Freed),
+        ("docker", rest) => docker(method, rest),
+        ("audit", "") => only(method, Method::GET, Rest::Audit),
+        _ => Err(Refusal::NotFound),
     }
-    let (noun, name) = match path.strip_prefix("security/").ok_or(Refusal::NotFound)?.split_once('/') {
-        Some(("users", "authorization/changePassword")) => return only(Method::POST, Rest::ChangePassword),
-        Some(("tokens", id)) => return only(Method::DELETE, Rest::RevokeToken(id.to_owned())),
+}
+
+fn only(method: &Method, allowed: Method, route: Rest) -> Result<Rest, Refusal> {
+    if *method == allowed { Ok(route) } else { Err(Refusal::MethodNotAllowed) }
+}
+
+/// Health, at the root: whoever watches a service knows nothing of its API.
+pub(crate) fn health(path: &str, method: &Method) -> Option<Result<Rest, Refusal>> {
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    match path {
+        "/healthz" | "/healthz/ready" => Some(only(method, Method::GET, Rest::Ready)),
+        "/healthz/live" => Some(only(method, Method::GET, Rest::Alive)),
+        _ => None,
+    }
+}
+
+/// What can be done with a docker repository that no docker client does.
+fn docker(method: &Method, path: &str) -> Result<Rest, Refusal> {
+    let (key, action) = path.split_once('/').ok_or(Refusal::NotFound)?;
+    let key = || key.parse::<RepositoryKey>().map_err(|_| Refusal::InvalidRepositoryKey);
+    match action {
+        "v1/promote" => only(method, Method::POST, Rest::Promote(ApiVersion::V1, key()?)),
+        "v2/promote" => only(method, Method::POST, Rest::Promote(ApiVersion::V2, key()?)),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+fn repository(method: &Method, key: &str) -> Result<Rest, Refusal> {
+    let key = key.parse().map_err(|_| Refusal::InvalidRepositoryKey)?;
+    match *method {
+        Method::GET => Ok(Rest::GetRepository(key)),
+        Method::PUT => Ok(Rest::CreateRepository(key)),
+        Method::POST => Ok(Rest::UpdateRepository(key)),
+        Method::DELETE => Ok(Rest::DeleteRepository(key)),
+        _ => Err(Refusal::MethodNotAllowed),
+    }
+}
+
+fn security(method: &Method, path: &str) -> Result<Rest, Refusal> {
+    let (noun, name) = match path.split_once('/') {
+        Some(("users", "authorization/changePassword")) => return only(method, Method::POST, Rest::ChangePassword),
+        Some(("tokens", id)) => return only(method, Method::DELETE, Rest::RevokeToken(id.to_owned())),
         Some((noun, name)) => (noun, Some(name)),
-        None => (&path["security/".len()..], None),
+        None => (path, None),
     };
     let noun = match noun {
         "users" => Noun::User,
         "groups" => Noun::Group,
         "permissions" => Noun::Permission,
         "tokens" if name.is_none() && method == Method::POST => return Ok(Rest::CreateToken),
-        "tokens" if name.is_none() => return only(Method::GET, Rest::ListTokens),
+        "tokens" if name.is_none() => return only(method, Method::GET, Rest::ListTokens),
         "password" if name.is_none() && method == Method::PUT => return Ok(Rest::ChangePassword),
-        "password" if name.is_none() => return only(Method::POST, Rest::ChangePassword),
+        "password" if name.is_none() => return only(method, Method::POST, Rest::ChangePassword),
         _ => return Err(Refusal::NotFound),
     };
-    let Some(name) = name else { return only(Method::GET, Rest::List(noun)) };
+    let Some(name) = name else { return only(method, Method::GET, Rest::List(noun)) };
     let name = name.parse().map_err(|_| Refusal::InvalidAccountName)?;
     match *method {
         Method::GET => Ok(Rest::Get(noun, name)),
@@ -98,6 +171,8 @@ pub(crate) fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
 /// What a route demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
+    /// Nothing, or the handler shows each caller what it may see.
+    Nothing,
     /// To be an admin.
     Admin,
     /// To be a user: what one does is one's own.
@@ -106,18 +181,32 @@ enum Demand {
 
 fn demand(route: &Rest) -> Demand {
     match route {
-        Rest::ChangePassword | Rest::ListTokens | Rest::CreateToken | Rest::RevokeToken(_) => Demand::User,
-        Rest::List(_) | Rest::Get(..) | Rest::Put(..) | Rest::Post(..) | Rest::Delete(..) | Rest::Audit => Demand::Admin,
+        Rest::ListRepositories | Rest::GetRepository(_) | Rest::Promote(..) | Rest::SystemPing | Rest::Alive | Rest::Ready => {
+            Demand::Nothing
+        }
+        Rest::ChangePassword | Rest::ListTokens | Rest::CreateToken | Rest::RevokeToken(_) | Rest::SystemVersion => Demand::User,
+        Rest::List(_)
+        | Rest::Get(..)
+        | Rest::Put(..)
+        | Rest::Post(..)
+        | Rest::Delete(..)
+        | Rest::Audit
+        | Rest::CreateRepository(_)
+        | Rest::UpdateRepository(_)
+        | Rest::DeleteRepository(_)
+        | Rest::Freed
+        | Rest::CollectGarbage => Demand::Admin,
     }
 }
 
 /// Answers a request, if its caller may do what it asks.
 pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
-    if call.caller.is_anonymous() {
-        return errors::rest(StatusCode::UNAUTHORIZED, "authentication required").with(WWW_AUTHENTICATE, "Basic realm=\"Berth\"");
-    }
-    if demand(&call.route) == Demand::Admin && !call.caller.is_admin() {
-        return errors::rest(StatusCode::FORBIDDEN, "only an admin may do this, with a password or a token without limits");
+    match demand(&call.route) {
+        Demand::Admin | Demand::User if call.caller.is_anonymous() => return log_in(),
+        Demand::Admin if !call.caller.is_admin() => {
+            return errors::rest(StatusCode::FORBIDDEN, "only an admin may do this, with a password or a token without limits");
+        }
+        Demand::Nothing | Demand::User | Demand::Admin => {}
     }
     let outcome = match &call.route {
         Rest::List(noun) => access::list(call, *noun).await,
@@ -130,8 +219,75 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
         Rest::CreateToken => access::create_token(call, body).await,
         Rest::RevokeToken(id) => access::revoke_token(call, id).await,
         Rest::Audit => audit(call).await,
+        Rest::ListRepositories => repositories::list(call).await,
+        Rest::GetRepository(key) => repositories::get(call, key).await,
+        Rest::CreateRepository(key) => repositories::create(call, key, body).await,
+        Rest::UpdateRepository(key) => repositories::update(call, key, body).await,
+        Rest::DeleteRepository(key) => repositories::delete(call, key).await,
+        Rest::Promote(api_version, key) => promotion::promote(call, *api_version, key, body).await,
+        Rest::SystemPing => Ok(system::ping()),
+        Rest::SystemVersion => Ok(system::version()),
+        Rest::Freed => Ok(system::freed(call)),
+        Rest::CollectGarbage => system::collect_garbage(call).await,
+        Rest::Alive => Ok(system::alive()),
+        Rest::Ready => system::ready(call).await,
     };
     outcome.unwrap_or_else(|refused| refused)
+}
+
+/// What a stranger hears who could get further by logging in.
+fn log_in() -> Answer {
+    errors::rest(StatusCode::UNAUTHORIZED, "authentication required").with(WWW_AUTHENTICATE, "Basic realm=\"Berth\"")
+}
+
+/// The repository, if the caller may know that it is there.
+async fn seen_repository(call: &RestCall, key: &RepositoryKey) -> Result<Arc<Repository>, Answer> {
+    let all = call.registry.repositories().await.map_err(refused)?;
+    match all.get(key) {
+        Some(repository) if call.caller.is_admin() || !call.policy.rights_somewhere(&call.caller, repository).is_empty() => {
+            Ok(Arc::clone(repository))
+        }
+        _ if call.caller.is_anonymous() => Err(log_in()),
+        Some(_) if !call.hide_unauthorized => Err(forbidden()),
+        _ => Err(refused(Error::RepositoryUnknown(key.clone()))),
+    }
+}
+
+/// Whether the caller may do something with an image.
+fn may(call: &RestCall, repository: &Repository, image: &ImageName, right: Right) -> bool {
+    call.policy.rights(&call.caller, repository, image).has(right)
+}
+
+/// Refuses a caller who may not do something with an image.
+fn require(call: &RestCall, repository: &Repository, image: &ImageName, right: Right) -> Result<(), Answer> {
+    if may(call, repository, image, right) {
+        Ok(())
+    } else if call.caller.is_anonymous() {
+        Err(log_in())
+    } else if call.hide_unauthorized && !may(call, repository, image, Right::Read) {
+        Err(refused(Error::ImageUnknown(image.clone())))
+    } else {
+        Err(forbidden())
+    }
+}
+
+fn forbidden() -> Answer {
+    errors::rest(StatusCode::FORBIDDEN, "you may not do this here")
+}
+
+/// A refusal in this API's form.
+fn bad(message: &str) -> Answer {
+    errors::rest(StatusCode::BAD_REQUEST, message)
+}
+
+/// The registry's refusal in this API's form.
+fn refused(error: berth_registry::Error) -> Answer {
+    errors::of_rest(&error)
+}
+
+/// A sentence for a person.
+fn said(status: StatusCode, text: String) -> Answer {
+    whole(status, "text/plain; charset=utf-8", text.into())
 }
 
 /// Reads a JSON body, in which nothing unknown may stand: what we don't know we can't do.
@@ -145,7 +301,6 @@ async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Answer> {
 }
 
 async fn audit(call: &RestCall) -> Result<Answer, Answer> {
-    let bad = |message: &str| errors::rest(StatusCode::BAD_REQUEST, message);
     let limit = match call.query.get("limit").map(str::parse::<usize>) {
         None => AUDIT_PAGE_DEFAULT,
         Some(Ok(limit)) if limit > 0 => limit.min(PAGE_ENTRIES_MAX),

@@ -30,21 +30,62 @@ pub(crate) enum V1 {
     CreateUser,
     GetUser,
     Search,
-    PutRepository { image: ImageName },
-    GetRepositoryImages { image: ImageName },
-    PutRepositoryImages { image: ImageName },
-    GetProperties { image: ImageName },
-    GetRepositoryJson { image: ImageName },
-    GetTags { image: ImageName },
-    GetTag { image: ImageName, tag: Tag },
-    PutTag { image: ImageName, tag: Tag },
-    GetTagJson { image: ImageName, tag: Tag },
-    GetImageJson { id: ImageId },
-    PutImageJson { id: ImageId },
-    GetLayer { id: ImageId },
-    PutLayer { id: ImageId },
-    PutChecksum { id: ImageId },
-    GetAncestry { id: ImageId },
+    PutRepository {
+        image: ImageName,
+    },
+    GetRepositoryImages {
+        image: ImageName,
+    },
+    PutRepositoryImages {
+        image: ImageName,
+    },
+    GetProperties {
+        image: ImageName,
+    },
+    GetRepositoryJson {
+        image: ImageName,
+    },
+    GetTags {
+        image: ImageName,
+    },
+    GetTag {
+        image: ImageName,
+        tag: Tag,
+    },
+    PutTag {
+        image: ImageName,
+        tag: Tag,
+    },
+    DeleteTag {
+        image: ImageName,
+        tag: Tag,
+    },
+    /// All tags of an image, which is what this protocol calls a repository.
+    DeleteRepository {
+        image: ImageName,
+    },
+    GetTagJson {
+        image: ImageName,
+        tag: Tag,
+    },
+    GetImageJson {
+        id: ImageId,
+    },
+    PutImageJson {
+        id: ImageId,
+    },
+    GetLayer {
+        id: ImageId,
+    },
+    PutLayer {
+        id: ImageId,
+    },
+    PutChecksum {
+        id: ImageId,
+    },
+    GetAncestry {
+        id: ImageId,
+    },
 }
 
 /// Docker Registry V2 and OCI distribution.
@@ -86,6 +127,8 @@ pub(crate) enum Refusal {
     UnknownUpload,
     /// The name of a user, group or permission target is none.
     InvalidAccountName,
+    /// The key of a repository is none.
+    InvalidRepositoryKey,
     /// The V1 image id is none, so there is no such image.
     UnknownV1Image,
 }
@@ -97,6 +140,8 @@ pub(crate) enum Target<'p> {
     Docker(DockerTarget<'p>),
     /// Management: everything behind `api/`.
     Rest(&'p str),
+    /// Health, at the root.
+    Health(&'p str),
 }
 
 /// A path's repository and the rest of it, still as text.
@@ -118,10 +163,15 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let unsafe_path = path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'%' | b'\\' | b'?' | b'#'))
         || path.split('/').skip(1).any(|segment| segment == "." || segment == "..")
         || path.contains("//");
+    if path == "/healthz" || path.starts_with("/healthz/") {
+        return Ok(Target::Health(path));
+    }
     let rest = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)).ok_or((Api::Rest, Refusal::NotFound));
     let rest = match rest.map(|rest| (rest.strip_prefix("docker/"), rest)) {
         Ok((None, _)) if unsafe_path => return Err((Api::Rest, Refusal::UnsafePath)),
         Ok((None, rest)) => return Ok(Target::Rest(rest)),
+        // Actions on a repository lie among its docker paths, and no docker path looks like one.
+        Ok((Some(docker), rest)) if !unsafe_path && is_action(docker) => return Ok(Target::Rest(rest)),
         Ok((Some(docker), _)) => Ok(docker),
         Err(refused) => Err(refused),
     };
@@ -141,11 +191,17 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     Ok(Target::Docker(DockerTarget { api, repository, root, rest: tail.get(3..).unwrap_or_default() }))
 }
 
+/// Whether the path behind `docker/` is about what is done to a repository rather than what docker asks of it.
+fn is_action(docker: &str) -> bool {
+    let action = docker.split_once('/').map_or("", |(_, action)| action);
+    matches!(action, "v1/promote" | "v2/promote" | "v1/migrate" | "v1/ancestry" | "v1/info" | "v2/info") || docker.starts_with("jobs/")
+}
+
 impl Target<'_> {
     pub(crate) fn api(&self) -> Api {
         match self {
             Self::Docker(target) => target.api,
-            Self::Rest(_) => Api::Rest,
+            Self::Rest(_) | Self::Health(_) => Api::Rest,
         }
     }
 
@@ -153,7 +209,7 @@ impl Target<'_> {
     pub(crate) fn root(&self) -> &str {
         match self {
             Self::Docker(target) => target.root,
-            Self::Rest(_) => "/",
+            Self::Rest(_) | Self::Health(_) => "/",
         }
     }
 }
@@ -258,6 +314,11 @@ fn v1_repository(method: &Method, rest: &str) -> Result<V1, Refusal> {
         let put = V1::PutRepositoryImages { image: image.clone() };
         return only(method, &[(Method::GET, V1::GetRepositoryImages { image }), (Method::PUT, put)]);
     }
+    if method == Method::DELETE
+        && let Some(name) = rest.strip_suffix("/tags")
+    {
+        return Ok(V1::DeleteRepository { image: v1_name(name)? });
+    }
     if method == Method::GET
         && let Some(route) = v1_read(rest)?
     {
@@ -266,9 +327,11 @@ fn v1_repository(method: &Method, rest: &str) -> Result<V1, Refusal> {
     if let Some((name, tag)) = split_tag(rest) {
         let (image, tag) = (v1_name(name)?, parse_tag(tag)?);
         let put = V1::PutTag { image: image.clone(), tag: tag.clone() };
-        return only(method, &[(Method::GET, V1::GetTag { image, tag }), (Method::PUT, put)]);
+        let delete = V1::DeleteTag { image: image.clone(), tag: tag.clone() };
+        return only(method, &[(Method::GET, V1::GetTag { image, tag }), (Method::PUT, put), (Method::DELETE, delete)]);
     }
-    only(method, &[(Method::PUT, V1::PutRepository { image: v1_name(rest)? })])
+    let image = v1_name(rest)?;
+    only(method, &[(Method::PUT, V1::PutRepository { image: image.clone() }), (Method::DELETE, V1::DeleteRepository { image })])
 }
 
 /// What can only be read. In a PUT the same word is a tag's or an image's name: `foo:json` can be pushed.

@@ -11,6 +11,7 @@ use super::*;
 use crate::server;
 
 mod access;
+mod life;
 
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"
@@ -83,6 +84,7 @@ impl Backend {
         if !service.access().any_user().await.unwrap() {
             service.access().create_first_admin(&"admin".parse().unwrap(), PASSWORD).await.unwrap();
         }
+        crate::adopt_repositories(&config, &opened.1).await.unwrap();
         let listeners = server::bind(&config.listen, Some(&crate::operator::socket(&config.data_dir))).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
@@ -139,6 +141,11 @@ impl Backend {
 
     async fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], b"").await
+    }
+
+    async fn rest(&self, method: &str, path: &str, body: serde_json::Value) -> Reply {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, &format!("/artifactory/api/{path}"), &[("Content-Type", "application/json")], body.as_bytes()).await
     }
 
     async fn push_blob(&self, repository: &str, image: &str, bytes: &[u8]) -> String {

@@ -1,7 +1,7 @@
 //! Docker Registry V1: what docker 0.10 to 1.12 asks for. Statuses, bodies and headers are those of the original
 //! registry wherever a client looks at them (protocol reference §2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_names::{ImageName, Tag};
 use berth_registry::Error;
@@ -32,6 +32,9 @@ const VERSION: &str = "0.9.1";
 
 /// The list of images that starts and ends a push: a few hundred bytes for each image and tag.
 const INDEX_BYTES_MAX: usize = 4 << 20;
+
+/// Images in that list: docker's chains end at 127.
+const INDEX_IMAGES_MAX: usize = 10_000;
 
 /// A tag's body is one quoted id.
 const TAG_BYTES_MAX: usize = 1 << 10;
@@ -64,6 +67,8 @@ pub(crate) async fn handle(call: &Call, route: &V1, body: RequestBody) -> Outcom
         V1::GetTags { image } => get_tags(call, image).await,
         V1::GetTag { image, tag } => get_tag(call, image, tag).await,
         V1::PutTag { image, tag } => put_tag(call, image, tag, body).await,
+        V1::DeleteTag { image, tag } => delete_tag(call, image, tag).await,
+        V1::DeleteRepository { image } => delete_repository(call, image).await,
         V1::GetTagJson { image, tag } => get_tag_json(call, image, tag).await,
         V1::GetImageJson { id } => get_image_json(call, id).await,
         V1::PutImageJson { id } => put_image_json(call, id, body).await,
@@ -102,14 +107,13 @@ pub(crate) fn user_is_valid() -> Answer {
     fresh(json(StatusCode::OK, &"OK"))
 }
 
-/// Reads the list of images that starts or ends a push, and forgets it.
+/// Reads the list of images that starts or ends a push.
 ///
 /// What it says is said again image by image and tag by tag; docker up to 0.7 even lists tags that it will move again.
-async fn check_index(body: RequestBody) -> Result<(), Outcome> {
+async fn read_index(body: RequestBody) -> Result<BTreeSet<ImageId>, Outcome> {
     #[derive(Deserialize)]
     struct Entry {
-        #[serde(rename = "id")]
-        _id: ImageId,
+        id: ImageId,
     }
     let bytes = match read_limited(body, INDEX_BYTES_MAX).await {
         Ok(bytes) => bytes,
@@ -117,20 +121,27 @@ async fn check_index(body: RequestBody) -> Result<(), Outcome> {
         Err(Unreadable::Interrupted) => return Err(Err(Error::Interrupted)),
     };
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad("Error Decoding JSON"))?;
-    serde_json::from_value::<Vec<Entry>>(value).map(drop).map_err(|_| bad("Invalid data"))
+    let entries = serde_json::from_value::<Vec<Entry>>(value).map_err(|_| bad("Invalid data"))?;
+    let ids: BTreeSet<ImageId> = entries.into_iter().map(|entry| entry.id).collect();
+    if ids.len() > INDEX_IMAGES_MAX { Err(Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Too many images"))) } else { Ok(ids) }
 }
 
 pub(crate) async fn put_repository(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
-    match check_index(body).await {
-        Ok(()) => Ok(fresh(with_session(call, image, "write", json(StatusCode::OK, &"")).await?)),
+    match read_index(body).await {
+        Ok(ids) => {
+            // Docker asks for each next, and skips those that are there: they must stay until it has set its tags.
+            let ids: Vec<ImageId> = ids.into_iter().collect();
+            call.registry.lease_v1_images(&call.repository.key, &ids, &call.holder()).await?;
+            Ok(fresh(with_session(call, image, "write", json(StatusCode::OK, &"")).await?))
+        }
         Err(refused) => refused,
     }
 }
 
 pub(crate) async fn put_repository_images(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
     // Exactly 204: docker fails the whole push on anything else.
-    match check_index(body).await {
-        Ok(()) => with_session(call, image, "write", empty(StatusCode::NO_CONTENT)).await,
+    match read_index(body).await {
+        Ok(_) => with_session(call, image, "write", empty(StatusCode::NO_CONTENT)).await,
         Err(refused) => refused,
     }
 }
@@ -185,8 +196,22 @@ pub(crate) async fn put_tag(call: &Call, image: &ImageName, tag: &Tag, body: Req
     if !call.registry.is_v1_chain_visible(repository, &id, call.viewer(&eyes)).await? {
         return Err(Error::V1ImageUnknown(id));
     }
-    call.registry.put_v1_tag((repository, image, tag), &id, call.user_agent(), call.existing_tag(image)).await?;
+    call.registry.put_v1_tag((repository, image, tag), &id, call.user_agent(), call.push(image, &call.holder())).await?;
+    call.registry.keep_newest_tags(&call.repository, image, tag).await?;
     Ok(fresh(done()))
+}
+
+pub(crate) async fn delete_tag(call: &Call, image: &ImageName, tag: &Tag) -> Outcome {
+    call.registry.delete_v1_tag(&call.repository.key, image, tag).await?;
+    Ok(fresh(done()))
+}
+
+/// All tags of an image, and with them the image: what only they led to goes by itself.
+pub(crate) async fn delete_repository(call: &Call, image: &ImageName) -> Outcome {
+    match call.registry.delete_v1_tags(&call.repository.key, image).await? {
+        0 => Err(Error::ImageUnknown(image.clone())),
+        _ => Ok(fresh(done())),
+    }
 }
 
 pub(crate) async fn get_tag_json(call: &Call, image: &ImageName, tag: &Tag) -> Outcome {
@@ -227,7 +252,7 @@ pub(crate) async fn put_image_json(call: &Call, id: &ImageId, body: RequestBody)
         Err(Unreadable::Interrupted) => return Err(Error::Interrupted),
     };
     let eyes = call.v1_eyes();
-    call.registry.put_v1_json(&call.repository.key, id, bytes, call.viewer(&eyes)).await?;
+    call.registry.put_v1_json(&call.repository.key, id, bytes, call.viewer(&eyes), &call.holder()).await?;
     Ok(fresh(done()))
 }
 

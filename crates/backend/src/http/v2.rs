@@ -59,6 +59,10 @@ pub(crate) fn base() -> Answer {
 
 pub(crate) async fn get_manifest(call: &Call, image: &ImageName, reference: &Reference) -> Outcome {
     let manifest = call.registry.manifest(&call.repository.key, image, reference).await?;
+    let is_pushing = call.is_head && matches!(reference, Reference::Digest(_)) && call.rights(image).has(Right::Deploy);
+    if is_pushing && !call.registry.lease(&call.repository.key, image, &manifest.digest, &call.holder()).await? {
+        return Err(Error::ManifestUnknown(reference.clone()));
+    }
     let etag = format!("\"{}\"", manifest.digest);
     let digest = manifest.digest.to_string();
     if call.header(IF_NONE_MATCH).is_some_and(|seen| seen.split(',').any(|one| one.trim() == etag)) {
@@ -75,8 +79,11 @@ pub(crate) async fn put_manifest(call: &Call, image: &ImageName, reference: &Ref
     };
     let stored = call
         .registry
-        .put_manifest(&call.repository.key, image, reference, call.header(CONTENT_TYPE), bytes, call.existing_tag(image))
+        .put_manifest(&call.repository.key, image, reference, call.header(CONTENT_TYPE), bytes, call.push(image, &call.holder()))
         .await?;
+    if let Reference::Tag(tag) = reference {
+        call.registry.keep_newest_tags(&call.repository, image, tag).await?;
+    }
     let location = format!("{}v2/{image}/manifests/{}", call.view.location_root(call.user_agent()), stored.digest);
     let answer = empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, stored.digest.to_string());
     Ok(match stored.subject {
@@ -102,6 +109,10 @@ pub(crate) async fn get_blob(call: &Call, image: &ImageName, digest: &Digest) ->
     };
     if call.is_head {
         let size = call.registry.stat_blob(&call.repository.key, image, digest).await?;
+        // Whoever may push asks whether it has to: what it hears must stay true until its manifest comes.
+        if call.rights(image).has(Right::Deploy) && !call.registry.lease(&call.repository.key, image, digest, &call.holder()).await? {
+            return Err(Error::BlobUnknown(*digest));
+        }
         return Ok(describe(empty(StatusCode::OK).with(CONTENT_LENGTH, size.to_string())));
     }
     let blob = call.registry.open_blob(&call.repository.key, image, digest).await?;
@@ -145,7 +156,7 @@ pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBo
         if let Some(from) = call.query.get("from") {
             let Ok(from) = from.parse::<ImageName>() else { return invalid("NAME_INVALID", "from must be an image name") };
             // A source that the caller may not read is one that does not have it.
-            if call.rights(&from).has(Right::Read) && call.registry.mount_blob(repository, &from, image, &digest).await? {
+            if call.rights(&from).has(Right::Read) && call.registry.mount_blob(repository, (&from, image), &digest, &call.holder()).await? {
                 return Ok(created(call, image, &digest));
             }
         }
@@ -186,7 +197,7 @@ pub(crate) async fn finish_upload(call: &Call, image: &ImageName, id: &UploadId,
 }
 
 async fn finish(call: &Call, image: &ImageName, id: &UploadId, digest: &Digest, body: RequestBody) -> Outcome {
-    call.registry.finish_upload(&call.repository.key, image, call.owner(), id, digest, body).await?;
+    call.registry.finish_upload(&call.repository.key, image, call.client(&call.holder()), id, digest, body).await?;
     Ok(created(call, image, digest))
 }
 

@@ -28,6 +28,7 @@ pub use directory::{Mode, UserChange};
 pub use error::{Error, Kind};
 use passwords::Passwords;
 pub use passwords::random_password;
+pub use pattern::{InvalidPattern, Pattern};
 use policy::PolicyCache;
 pub use policy::{ANONYMOUS, ANY_REPOSITORY, Policy};
 pub use rights::{Right, Rights, UnknownRight};

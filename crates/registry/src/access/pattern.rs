@@ -9,23 +9,23 @@ const PATTERN_BYTES_MAX: usize = 256;
 /// A pattern of image names: `?` stands for one character, `*` for any within one path segment, `**` for any number of
 /// segments, none included. `team/**` fits `team` and everything below; `team-a/**` does not fit `team-ab/x`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern(String);
+pub struct Pattern(String);
 
 /// The text is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern has 1 to {PATTERN_BYTES_MAX} characters of image names, '/', '?' and '*'; '**' stands alone between slashes")]
-pub(super) struct InvalidPattern;
+pub struct InvalidPattern;
 
 impl Pattern {
     /// Whether it fits every name there is.
     #[must_use]
-    pub(super) fn is_universal(&self) -> bool {
+    pub fn is_universal(&self) -> bool {
         self.0 == "**"
     }
 
     /// Whether it fits `name`.
     #[must_use]
-    pub(super) fn fits(&self, name: &str) -> bool {
+    pub fn fits(&self, name: &str) -> bool {
         let pattern: Vec<&str> = self.0.split('/').collect();
         let name: Vec<&str> = name.split('/').collect();
         segments_fit(&pattern, &name)

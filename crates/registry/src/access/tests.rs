@@ -8,7 +8,7 @@ use berth_storage::records::{Group, Permission, TokenScope};
 use berth_storage::rocksdb;
 
 use super::*;
-use crate::{Challenge, Repository};
+use crate::Repository;
 
 thread_local! {
     static NOW_MS: Cell<u64> = const { Cell::new(1_800_000_000_000) };
@@ -43,13 +43,7 @@ fn image(text: &str) -> ImageName {
 }
 
 fn repository(key: &str) -> Repository {
-    Repository {
-        key: key.parse().unwrap(),
-        api_version: ApiVersion::V2,
-        anonymous_pull: false,
-        challenge: Challenge::Bearer,
-        description: String::new(),
-    }
+    Repository::new(key.parse().unwrap(), ApiVersion::V2)
 }
 
 fn audience(authority: &str) -> Audience {

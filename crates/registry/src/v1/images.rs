@@ -1,6 +1,7 @@
 //! V1 images: JSON, layer, checksum, ancestry.
 
 use berth_names::{Algorithm, Digest, RepositoryKey};
+use berth_storage::keys::Candidate;
 use berth_storage::records::v1::{Image, Layer};
 use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
@@ -9,8 +10,9 @@ use serde::Deserialize;
 use super::ImageId;
 use super::sums::LayerSums;
 use super::visible::{KNOWS_ALL, KNOWS_JSON, Viewer};
-use crate::blobs::{BlobContent, damaged};
+use crate::blobs::{BlobContent, damaged, random_u64};
 use crate::hash::{Absorb, digest_of};
+use crate::lease::LEASE_MS;
 use crate::receive::{Body, Received, receive};
 use crate::{Error, Registry, Result};
 
@@ -51,7 +53,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::V1JsonInvalid`]; [`Error::V1ImageExists`] once the image is complete.
-    pub async fn put_v1_json(&self, repository: &RepositoryKey, id: &ImageId, json: Bytes, pusher: Viewer<'_>) -> Result<()> {
+    pub async fn put_v1_json(&self, repository: &RepositoryKey, id: &ImageId, json: Bytes, pusher: Viewer<'_>, holder: &str) -> Result<()> {
         let parent = parse_json(id, &json)?;
         if let Some(parent) = parent {
             let known = self.v1_row(repository, &parent).await?.is_some();
@@ -62,49 +64,62 @@ impl Registry {
         }
         let json_digest = digest_of(Algorithm::Sha256, &json);
         let sees = self.is_v1_visible(repository, id, pusher).await?;
-        let replaced = self
-            .commit_with(|| async {
-                let before = self.v1_row(repository, id).await?;
-                let mut batch = Batch::new();
-                if let Some(user) = pusher.user {
-                    batch.put(keys::v1_pushed(repository, id, user), KNOWS_JSON);
-                }
-                let replaced = match &before {
-                    // To whoever does not see the image it is not there: pushing all of it, they get to know it.
-                    Some((image, _)) if image.complete && !sees && image.json_digest == json_digest => return Ok((batch, None)),
-                    Some((image, _)) if image.complete => return Err(Error::V1ImageExists(*id)),
-                    // Two clients pushing the same image at once must not undo each other.
-                    Some((image, _)) if image.json_digest == json_digest => return Ok((batch, None)),
-                    Some((image, _)) => {
-                        if let Some(old) = &image.parent {
-                            batch.delete(keys::v1_child(repository, old, id));
-                        }
-                        image.layer.as_ref().map(|layer| layer.digest)
+        self.commit_with(|| async {
+            let before = self.v1_row(repository, id).await?;
+            let mut batch = Batch::new();
+            self.expect_repository(&mut batch, repository).await?;
+            self.hold(&mut batch, keys::v1_lease(repository, id), holder).await?;
+            if let Some(user) = pusher.user {
+                batch.put(keys::v1_pushed(repository, id, user), KNOWS_JSON);
+            }
+            let replaced = match &before {
+                // To whoever does not see the image it is not there: pushing all of it, they get to know it.
+                Some((image, _)) if image.complete && !sees && image.json_digest == json_digest => return Ok((batch, ())),
+                Some((image, _)) if image.complete => return Err(Error::V1ImageExists(*id)),
+                // Two clients pushing the same image at once must not undo each other.
+                Some((image, _)) if image.json_digest == json_digest => return Ok((batch, ())),
+                Some((image, _)) => {
+                    if let Some(old) = &image.parent {
+                        batch.delete(keys::v1_child(repository, old, id));
                     }
-                    None => None,
-                };
-                if let Some(layer) = &replaced {
-                    batch.delete(keys::v1_user_of(layer, repository, id));
+                    image.layer.as_ref().map(|layer| layer.digest)
                 }
-                if let Some(parent) = &parent {
-                    batch.put(keys::v1_child(repository, parent, id), Bytes::new());
-                }
-                let image = Image {
-                    parent,
-                    json_digest,
-                    json_size: json.len() as u64,
-                    layer: None,
-                    announced: Vec::new(),
-                    complete: false,
-                    created_ms: self.clock.now_ms(),
-                };
-                let key = keys::v1_image(repository, id);
-                batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, &image);
-                batch.put(keys::v1_json(repository, id), json.clone());
-                Ok((batch, replaced))
-            })
-            .await?;
-        self.collect_layer(replaced).await
+                None => None,
+            };
+            if let Some(layer) = &replaced {
+                batch.delete(keys::v1_user_of(layer, repository, id));
+                self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Blob(*layer))?;
+            }
+            if let Some(parent) = &parent {
+                self.renew_v1_image(&mut batch, repository, parent).await?;
+                batch.put(keys::v1_child(repository, parent, id), Bytes::new());
+            }
+            let forgotten_ms = self.clock.now_ms() + LEASE_MS;
+            self.look_at(&mut batch, forgotten_ms, &Candidate::V1Image(repository.clone(), *id))?;
+            let image = Image {
+                parent,
+                json_digest,
+                json_size: json.len() as u64,
+                layer: None,
+                announced: Vec::new(),
+                complete: false,
+                created_ms: self.clock.now_ms(),
+                revision: random_u64()?,
+            };
+            let key = keys::v1_image(repository, id);
+            batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, &image);
+            batch.put(keys::v1_json(repository, id), json.clone());
+            Ok((batch, ()))
+        })
+        .await
+    }
+
+    /// Adds to the batch that a V1 image has got a child or a tag: a collector that has looked already loses.
+    pub(crate) async fn renew_v1_image(&self, batch: &mut Batch, repository: &RepositoryKey, id: &ImageId) -> Result<()> {
+        let (image, seen) = self.v1_row(repository, id).await?.ok_or(Error::V1ImageUnknown(*id))?;
+        let key = keys::v1_image(repository, id);
+        batch.expect(key.clone(), Some(seen)).put_record(key, &Image { revision: random_u64()?, ..image });
+        Ok(())
     }
 
     /// Streams an image's layer in, computing every checksum that a client may claim for it.
@@ -121,9 +136,9 @@ impl Registry {
             Err(_) => Err(Error::Interrupted),
         };
         match outcome {
-            Ok((duplicate, replaced)) => {
+            Ok(duplicate) => {
                 self.give_back(duplicate).await;
-                self.collect_layer(replaced).await
+                Ok(())
             }
             Err(error) => {
                 self.give_back(received.data).await;
@@ -139,7 +154,7 @@ impl Registry {
         received: &Received,
         sums: LayerSums,
         user: Option<&str>,
-    ) -> Result<(Option<berth_storage::DataId>, Option<Digest>)> {
+    ) -> Result<Option<berth_storage::DataId>> {
         let layer = tokio::task::spawn_blocking(move || describe(sums)).await.map_err(|_| Error::Internal("hashing died"))?;
         self.commit_with(|| async {
             let (image, seen) = self.v1_row(repository, id).await?.ok_or(Error::V1ImageUnknown(*id))?;
@@ -152,22 +167,23 @@ impl Registry {
             if image.complete {
                 // The slower of two clients that pushed the same image hears that all is well.
                 let same = image.layer.is_some_and(|stored| stored.digest == layer.digest);
-                return if same { Ok((batch, (received.data, None))) } else { Err(Error::V1ImageExists(*id)) };
+                return if same { Ok((batch, received.data)) } else { Err(Error::V1ImageExists(*id)) };
             }
             if image.json_digest != *json_digest {
                 return Err(Error::V1ImageIncomplete(*id));
             }
+            self.expect_repository(&mut batch, repository).await?;
             let duplicate = self.name_bytes(&mut batch, &layer.digest, received).await?;
-            let replaced = image.layer.map(|old| old.digest).filter(|old| *old != layer.digest);
-            if let Some(old) = &replaced {
-                batch.delete(keys::v1_user_of(old, repository, id));
+            if let Some(old) = image.layer.map(|old| old.digest).filter(|old| *old != layer.digest) {
+                batch.delete(keys::v1_user_of(&old, repository, id));
+                self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Blob(old))?;
             }
             batch.put(keys::v1_user_of(&layer.digest, repository, id), Bytes::new());
             let complete = image.announced.iter().any(|sum| layer.checksums.contains(sum));
             let image = Image { layer: Some(layer.clone()), complete, announced: Vec::new(), ..image };
             let key = keys::v1_image(repository, id);
             batch.expect(key.clone(), Some(seen)).put_record(key, &image);
-            Ok((batch, (duplicate, replaced)))
+            Ok((batch, duplicate))
         })
         .await
     }
@@ -258,20 +274,13 @@ impl Registry {
         image.layer.filter(|_| image.complete).ok_or(Error::V1ImageIncomplete(*id))
     }
 
-    async fn v1_row(&self, repository: &RepositoryKey, id: &ImageId) -> Result<Option<(Image, Bytes)>> {
+    pub(crate) async fn v1_row(&self, repository: &RepositoryKey, id: &ImageId) -> Result<Option<(Image, Bytes)>> {
         Ok(get_record(self.store.as_ref(), &keys::v1_image(repository, id)).await?)
     }
 
-    async fn v1_json(&self, repository: &RepositoryKey, id: &ImageId) -> Result<Bytes> {
+    pub(crate) async fn v1_json(&self, repository: &RepositoryKey, id: &ImageId) -> Result<Bytes> {
         let key = keys::v1_json(repository, id);
         self.store.get(&key).await?.ok_or_else(|| damaged(&key))
-    }
-
-    async fn collect_layer(&self, replaced: Option<Digest>) -> Result<()> {
-        match replaced {
-            Some(digest) => self.collect(&digest).await,
-            None => Ok(()),
-        }
     }
 }
 

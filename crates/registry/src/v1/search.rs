@@ -3,6 +3,7 @@
 use berth_names::RepositoryKey;
 use berth_storage::keys;
 
+use crate::listing::is_inhabited;
 use crate::{Registry, Result};
 
 /// Image names that one scan brings into memory.
@@ -35,7 +36,8 @@ impl Registry {
         let (mut names, mut total, mut after) = (Vec::new(), 0, None);
         loop {
             let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            for name in rows.iter().filter_map(|(key, _)| key.text_after(&prefix)).filter(|name| name.contains(&term) && sees(name)) {
+            let inhabited = rows.iter().filter(|(_, row)| is_inhabited(row)).filter_map(|(key, _)| key.text_after(&prefix));
+            for name in inhabited.filter(|name| name.contains(&term) && sees(name)) {
                 if total >= skip && names.len() < size {
                     names.push(name.to_owned());
                 }

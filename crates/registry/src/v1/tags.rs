@@ -1,11 +1,12 @@
 //! V1 tags, and the images that they make part of a V1 image name.
 
 use berth_names::{ImageName, RepositoryKey, Tag};
+use berth_storage::keys::Candidate;
 use berth_storage::records::{self, Record};
 use berth_storage::{Batch, get_record, keys};
 
 use super::ImageId;
-use crate::{Error, ExistingTag, Registry, Result};
+use crate::{Error, ExistingTag, Push, Registry, Result};
 
 /// Tags that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
@@ -23,31 +24,109 @@ impl Registry {
         (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
         id: &ImageId,
         user_agent: &str,
-        existing: ExistingTag,
+        push: Push<'_>,
     ) -> Result<()> {
-        if !self.is_v1_chain_complete(repository, id).await? {
-            return Err(Error::V1ImageUnknown(*id));
-        }
         let row = TagRecord { id: *id, updated_ms: self.clock.now_ms(), user_agent: user_agent.to_owned() };
         self.commit_with(|| async {
             let mut batch = Batch::new();
-            let image_key = keys::image(repository, image);
-            if self.store.get(&image_key).await?.is_none() {
-                batch.expect(image_key.clone(), None).put_record(image_key, &self.new_image()?);
+            self.expect_repository(&mut batch, repository).await?;
+            self.renew_v1_image(&mut batch, repository, id).await?;
+            // What is below it stays as long as it does, so it is enough that the row just read is still there.
+            if !self.is_v1_chain_complete(repository, id).await? {
+                return Err(Error::V1ImageUnknown(*id));
             }
-            let key = keys::v1_tag(repository, image, tag);
-            let before = get_record::<TagRecord>(self.store.as_ref(), &key).await?;
-            if let Some((old, _)) = before.as_ref().filter(|(old, _)| old.id != *id) {
-                if existing == ExistingTag::Stays {
-                    return Err(Error::TagExists(tag.clone()));
-                }
-                batch.delete(keys::v1_tag_of(repository, &old.id, image, tag));
-            }
-            batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, &row);
-            batch.put(keys::v1_tag_of(repository, id, image, tag), bytes::Bytes::new());
+            self.renew_image(&mut batch, repository, image).await?;
+            self.point_v1_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
+            let named = self.v1_chain(repository, id).await?;
+            self.release(&mut batch, named.iter().map(|id| keys::v1_lease(repository, id)).collect(), push.holder).await?;
             Ok((batch, ()))
         })
         .await
+    }
+
+    pub(crate) async fn point_v1_tag(
+        &self,
+        batch: &mut Batch,
+        (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
+        row: &TagRecord,
+        existing: ExistingTag,
+    ) -> Result<()> {
+        let key = keys::v1_tag(repository, image, tag);
+        let before = get_record::<TagRecord>(self.store.as_ref(), &key).await?;
+        if let Some((old, _)) = before.as_ref().filter(|(old, _)| old.id != row.id) {
+            if existing == ExistingTag::Stays {
+                return Err(Error::TagExists(tag.clone()));
+            }
+            batch.delete(keys::v1_tag_of(repository, &old.id, image, tag));
+            let replaced_ms = self.clock.now_ms() + self.cleanup_times.replaced_ms;
+            self.look_at(batch, replaced_ms, &Candidate::V1Image(repository.clone(), old.id))?;
+        }
+        batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, row);
+        batch.put(keys::v1_tag_of(repository, &row.id, image, tag), bytes::Bytes::new());
+        Ok(())
+    }
+
+    /// Removes a tag; what only it led to goes soon after.
+    ///
+    /// # Errors
+    /// [`Error::V1TagUnknown`].
+    pub async fn delete_v1_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
+        self.commit_with(|| async {
+            let mut batch = Batch::new();
+            self.remove_v1_tag(&mut batch, repository, image, tag).await?;
+            Ok((batch, ()))
+        })
+        .await?;
+        self.wake_collector();
+        Ok(())
+    }
+
+    /// Adds to the batch that a tag goes.
+    pub(crate) async fn remove_v1_tag(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
+        let seen_image = self.store.get(&keys::image(repository, image)).await?;
+        let key = keys::v1_tag(repository, image, tag);
+        let row = get_record::<TagRecord>(self.store.as_ref(), &key).await?;
+        let (row, seen) = row.ok_or_else(|| Error::V1TagUnknown(tag.clone()))?;
+        batch.expect(keys::image(repository, image), seen_image.clone());
+        batch.expect(key.clone(), Some(seen)).delete(key).delete(keys::v1_tag_of(repository, &row.id, image, tag));
+        self.look_at(batch, self.clock.now_ms(), &Candidate::V1Image(repository.clone(), row.id))?;
+        let is_last = self.store.scan(&keys::v1_tags(repository, image), None, 2).await?.len() <= 1;
+        self.after_removal(batch, repository, image, seen_image, is_last)
+    }
+
+    /// Removes all tags of an image; what only they led to goes soon after. Returns how many there were.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn delete_v1_tags(&self, repository: &RepositoryKey, image: &ImageName) -> Result<usize> {
+        let prefix = keys::v1_tags(repository, image);
+        let mut deleted = 0;
+        loop {
+            let gone = self
+                .commit_with(|| async {
+                    let mut batch = Batch::new();
+                    let seen_image = self.store.get(&keys::image(repository, image)).await?;
+                    batch.expect(keys::image(repository, image), seen_image.clone());
+                    let rows = self.store.scan(&prefix, None, SCAN_ENTRIES).await?;
+                    for (key, seen) in &rows {
+                        let tag = key.text_after(&prefix).and_then(|text| text.parse::<Tag>().ok());
+                        let (Some(tag), Some(row)) = (tag, TagRecord::decode(seen)) else { return Err(crate::blobs::damaged(key)) };
+                        batch.delete(key.clone()).delete(keys::v1_tag_of(repository, &row.id, image, &tag));
+                        self.look_at(&mut batch, self.clock.now_ms(), &Candidate::V1Image(repository.clone(), row.id))?;
+                    }
+                    if rows.is_empty() {
+                        return Ok((Batch::deferred(), 0));
+                    }
+                    self.after_removal(&mut batch, repository, image, seen_image, rows.len() < SCAN_ENTRIES)?;
+                    Ok((batch, rows.len()))
+                })
+                .await?;
+            deleted += gone;
+            if gone < SCAN_ENTRIES {
+                self.wake_collector();
+                return Ok(deleted);
+            }
+        }
     }
 
     /// What a tag points to.

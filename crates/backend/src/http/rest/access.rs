@@ -8,22 +8,14 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::forms::{self, GroupForm, PasswordForm, PermissionForm, TokenForm, UserForm};
-use super::{Noun, RestCall, read_json};
+use super::{Noun, RestCall, bad, read_json, said};
 use crate::http::errors;
-use crate::http::respond::{Answer, json as json_answer, whole};
+use crate::http::respond::{Answer, json as json_answer};
 
 type Outcome = Result<Answer, Answer>;
 
 fn refused(error: berth_registry::access::Error) -> Answer {
     errors::of_access(&error)
-}
-
-fn bad(message: &str) -> Answer {
-    errors::rest(StatusCode::BAD_REQUEST, message)
-}
-
-fn said(status: StatusCode, text: String) -> Answer {
-    whole(status, "text/plain; charset=utf-8", text.into())
 }
 
 pub(super) async fn list(call: &RestCall, noun: Noun) -> Outcome {

@@ -9,7 +9,7 @@ fn parse(method: Method, tail: &str) -> Result<Route, Refusal> {
     let path = format!("{ROOT}{tail}");
     match target(&path).map_err(|(_, refusal)| refusal)? {
         Target::Docker(target) => target.route(&method),
-        Target::Rest(path) => panic!("{path}"),
+        Target::Rest(path) | Target::Health(path) => panic!("{path}"),
     }
 }
 
@@ -94,7 +94,7 @@ fn what_is_wrong_is_named() {
         (Method::PUT, "v1/repositories/foo/tags/-x", Refusal::InvalidTag),
         (Method::PUT, "v1/repositories/Foo/", Refusal::InvalidName),
         (Method::DELETE, "v1/_ping", Refusal::MethodNotAllowed),
-        (Method::DELETE, "v1/repositories/foo/tags", Refusal::MethodNotAllowed),
+        (Method::DELETE, "v1/repositories/foo/images", Refusal::MethodNotAllowed),
         (Method::POST, "v1/repositories/foo/tags/1.0", Refusal::MethodNotAllowed),
         (Method::GET, "v1/repositories/foo/", Refusal::MethodNotAllowed),
     ] {
@@ -131,6 +131,7 @@ proptest! {
         match target(&tail) {
             Ok(Target::Docker(target)) => drop(target.route(&Method::GET)),
             Ok(Target::Rest(path)) => drop(super::super::rest::route(path, &Method::GET)),
+            Ok(Target::Health(path)) => drop(super::super::rest::health(path, &Method::GET)),
             Err(_) => {}
         }
     }

@@ -12,11 +12,6 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 impl Backend {
-    async fn rest(&self, method: &str, path: &str, body: serde_json::Value) -> Reply {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        self.send(method, &format!("/artifactory/api/{path}"), &[("Content-Type", "application/json")], body.as_bytes()).await
-    }
-
     async fn as_user(&self, authorization: &str, method: &str, path: &str, body: &[u8]) -> Reply {
         self.send(method, path, &[("Authorization", authorization)], body).await
     }

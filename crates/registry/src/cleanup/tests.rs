@@ -1,0 +1,511 @@
+//! Random histories of pushes, deletions, promotions and collections, all at the same time, against a model.
+//!
+//! The model knows which tags there are and what each must bring. After every step all of that must be there; at the end,
+//! with every tag deleted and every lease over, nothing may be left: neither a row nor a file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use berth_names::{ApiVersion, ImageName, Reference, RepositoryKey, Tag};
+use berth_storage::rocksdb::{self, Stores};
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::hash::digest_of;
+use crate::receive::Body;
+use crate::v1::{ImageId, Viewer};
+use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
+
+/// Each test has its own clock: they run at the same time.
+static CLOCKS: [AtomicU64; 2] = [AtomicU64::new(BEGINNING_MS), AtomicU64::new(BEGINNING_MS)];
+const BEGINNING_MS: u64 = 1_800_000_000_000;
+const HOUR_MS: u64 = 60 * 60 * 1000;
+
+/// Larger than what is kept in a row, so that space can be compared with the file system's.
+const LAYER_BYTES: usize = 70_000;
+const LAYERS: u8 = 4;
+const IMAGES: [&str; 2] = ["app", "team/app"];
+const REPOSITORIES: [&str; 2] = ["dev", "prod"];
+
+struct Fixture {
+    directory: tempfile::TempDir,
+    _stores: Stores,
+    registry: Registry,
+    clock: &'static AtomicU64,
+}
+
+/// What a tag must bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    V2(berth_names::Digest),
+    V1(ImageId),
+}
+
+/// Where a tag is: protocol and repository, image, tag.
+type Place = (RepositoryKey, ImageName, Tag);
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Push { repository: usize, image: usize, tag: u8, layers: u8, shape: Shape },
+    PushV1 { image: usize, tag: u8, top: u8 },
+    Delete { which: u8 },
+    DeleteDigest { which: u8 },
+    DeleteV1Image { image: usize },
+    Promote { which: u8, image: usize, tag: u8, copy: bool },
+    Collect,
+    Wait { hours: u8 },
+}
+
+/// What is pushed around an image.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Plain,
+    Index,
+    Referred,
+}
+
+fn layer(number: u8) -> Bytes {
+    let mut bytes = vec![number; LAYER_BYTES + usize::from(number)];
+    bytes[0] = b'L';
+    bytes.into()
+}
+
+/// V1 images form a tree: 1 is the root of all, 2 and 3 stand on it, 4 and 5 on 2, 6 and 7 on 3.
+fn v1_id(number: u8) -> ImageId {
+    ImageId::from_bytes([number; 32])
+}
+
+fn v1_chain(top: u8) -> Vec<u8> {
+    std::iter::successors(Some(top), |number| Some(number / 2).filter(|parent| *parent > 0)).collect::<Vec<_>>().into_iter().rev().collect()
+}
+
+fn body(bytes: Bytes) -> Body {
+    futures::stream::iter([Ok(bytes)]).boxed()
+}
+
+fn fixture(clock: &'static AtomicU64, now_ms: fn() -> u64) -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = rocksdb::open(directory.path()).unwrap();
+    let registry = Registry::new(&stores, CleanupTimes::default(), Clock::from_fn(now_ms));
+    Fixture { directory, _stores: stores, registry, clock }
+}
+
+impl Fixture {
+    async fn create_repositories(&self) {
+        for key in REPOSITORIES {
+            self.registry.create_repository(&Repository::new(key.parse().unwrap(), ApiVersion::V2)).await.unwrap();
+        }
+        for key in ["old", "older"] {
+            self.registry.create_repository(&Repository::new(key.parse().unwrap(), ApiVersion::V1)).await.unwrap();
+        }
+    }
+
+    /// What stands in the files of the data directory, in bytes.
+    fn file_bytes(&self) -> u64 {
+        fn walk(directory: &std::path::Path) -> u64 {
+            let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+            entries.map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { entry.metadata().unwrap().len() }).sum()
+        }
+        walk(&self.directory.path().join("data"))
+    }
+
+    /// Collects, and compares what the report says with what the file system says.
+    async fn collect(&self) -> Freed {
+        let before = self.file_bytes();
+        let freed = self.registry.collect_garbage().await.unwrap();
+        assert_eq!(before - self.file_bytes(), freed.file_bytes, "the report and the file system disagree");
+        freed
+    }
+
+    async fn bring_blob(&self, repository: &RepositoryKey, image: &ImageName, bytes: Bytes, holder: &str) -> serde_json::Value {
+        let digest = digest_of(berth_names::Algorithm::Sha256, &bytes);
+        let size = bytes.len();
+        let client = Client { owner: None, holder };
+        // Like every client: what is there already is not sent again.
+        if !self.registry.lease(repository, image, &digest, holder).await.unwrap() {
+            let id = self.registry.start_upload(repository, image, None).await.unwrap();
+            self.registry.finish_upload(repository, image, client, &id, &digest, body(bytes)).await.unwrap();
+        }
+        pause().await;
+        json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size })
+    }
+
+    async fn put(
+        &self,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        reference: Option<&Tag>,
+        manifest: &serde_json::Value,
+        holder: &str,
+    ) -> berth_names::Digest {
+        let bytes = Bytes::from(manifest.to_string());
+        let digest = digest_of(berth_names::Algorithm::Sha256, &bytes);
+        let reference = reference.map_or(Reference::Digest(digest), |tag| Reference::Tag(tag.clone()));
+        let push = Push { existing: ExistingTag::Moves, holder };
+        let media_type = manifest["mediaType"].as_str();
+        self.registry.put_manifest(repository, image, &reference, media_type, bytes, push).await.unwrap();
+        digest
+    }
+
+    async fn push(&self, (repository, image, tag): &Place, layers: u8, shape: Shape, holder: &str) -> Content {
+        let mut parts = Vec::new();
+        for number in (0..LAYERS).filter(|number| layers & (1 << number) != 0) {
+            parts.push(self.bring_blob(repository, image, layer(number), holder).await);
+        }
+        let config = self.bring_blob(repository, image, format!("{{\"layers\":{layers}}}").into(), holder).await;
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": parts,
+        });
+        let size = manifest.to_string().len();
+        let descriptor = |digest| json!({ "mediaType": manifest["mediaType"], "digest": digest, "size": size });
+        match shape {
+            Shape::Plain => Content::V2(self.put(repository, image, Some(tag), &manifest, holder).await),
+            Shape::Index => {
+                let child = self.put(repository, image, None, &manifest, holder).await;
+                pause().await;
+                let index = json!({
+                    "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [descriptor(child)],
+                });
+                Content::V2(self.put(repository, image, Some(tag), &index, holder).await)
+            }
+            Shape::Referred => {
+                let subject = self.put(repository, image, Some(tag), &manifest, holder).await;
+                let about = json!({
+                    "schemaVersion": 2, "mediaType": manifest["mediaType"], "config": config, "layers": [],
+                    "artifactType": "application/x.signature", "subject": descriptor(subject),
+                });
+                self.put(repository, image, None, &about, holder).await;
+                Content::V2(subject)
+            }
+        }
+    }
+
+    async fn push_v1(&self, (repository, image, tag): &Place, top: u8, holder: &str) -> Content {
+        let viewer = Viewer { user: None, sees_all: true, sees: &|_| true };
+        let chain = v1_chain(top);
+        let ids: Vec<ImageId> = chain.iter().copied().map(v1_id).collect();
+        self.registry.lease_v1_images(repository, &ids, holder).await.unwrap();
+        let mut parent: Option<ImageId> = None;
+        for number in chain {
+            let id = v1_id(number);
+            pause().await;
+            // What is there is not sent again.
+            if self.registry.v1_image(repository, &id).await.is_err() {
+                let json = json!({ "id": id, "parent": parent });
+                match self.registry.put_v1_json(repository, &id, json.to_string().into(), viewer, holder).await {
+                    // Another client was faster.
+                    Ok(()) | Err(Error::V1ImageExists(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                self.registry.put_v1_layer(repository, &id, body(layer(number % LAYERS)), viewer).await.unwrap();
+                let sums = self.registry.v1_row(repository, &id).await.unwrap().unwrap().0.layer.unwrap().checksums;
+                self.registry.put_v1_checksum(repository, &id, &sums).await.unwrap();
+            }
+            parent = Some(id);
+        }
+        let push = Push { existing: ExistingTag::Moves, holder };
+        self.registry.put_v1_tag((repository, image, tag), &v1_id(top), "docker/1.5.0", push).await.unwrap();
+        Content::V1(v1_id(top))
+    }
+
+    /// Everything that the model says is there is, whole; and no other tag is.
+    async fn verify(&self, model: &BTreeMap<Place, Content>) {
+        let report = self.registry.check().await.unwrap();
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        for ((repository, image, tag), content) in model {
+            match content {
+                Content::V2(digest) => {
+                    let found = self.registry.manifest(repository, image, &Reference::Tag(tag.clone())).await.unwrap();
+                    assert_eq!(found.digest, *digest);
+                }
+                Content::V1(id) => {
+                    assert_eq!(self.registry.v1_tag(repository, image, tag).await.unwrap().id, *id);
+                    for id in self.registry.v1_ancestry(repository, id).await.unwrap() {
+                        let layer = self.registry.v1_layer(repository, &id).await.unwrap();
+                        let pieces: Vec<Bytes> = layer.read(0..layer.size).try_collect().await.unwrap();
+                        assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>() as u64, layer.size);
+                    }
+                }
+            }
+        }
+        let mut tags = BTreeSet::new();
+        for repository in REPOSITORIES.iter().chain(&["old", "older"]) {
+            let repository: RepositoryKey = repository.parse().unwrap();
+            for image in IMAGES {
+                let image: ImageName = image.parse().unwrap();
+                let v2 = self.registry.tags(&repository, &image, None, None).await.map(|page| page.names).unwrap_or_default();
+                let v1 = self.registry.v1_tags(&repository, &image).await.unwrap_or_default();
+                let names = v2.into_iter().chain(v1.into_iter().map(|(tag, _)| tag.to_string()));
+                tags.extend(names.map(|tag| (repository.clone(), image.clone(), tag.parse::<Tag>().unwrap())));
+            }
+        }
+        assert_eq!(tags, model.keys().cloned().collect());
+    }
+
+    /// Blobs that are stored, and those that some tag leads to.
+    async fn stored_blobs(&self) -> usize {
+        self.registry.keys_of(&keys::blobs()).await.unwrap().len()
+    }
+
+    fn pass(&self, hours: u64) {
+        self.clock.fetch_add(hours * HOUR_MS, Ordering::Relaxed);
+    }
+}
+
+/// What one step changes in the model.
+type Change = Box<dyn FnOnce(&mut BTreeMap<Place, Content>) + Send>;
+
+fn place(repository: &str, image: usize, tag: u8) -> Place {
+    (repository.parse().unwrap(), IMAGES[image].parse().unwrap(), format!("t{tag}").parse().unwrap())
+}
+
+fn nth(model: &BTreeMap<Place, Content>, which: u8) -> Option<(Place, Content)> {
+    let index = usize::from(which).checked_rem(model.len())?;
+    model.iter().nth(index).map(|(place, content)| (place.clone(), content.clone()))
+}
+
+/// The step as work on the registry; `taken` are tags that another step of the same round changes.
+fn begin<'f>(
+    fixture: &'f Fixture,
+    model: &BTreeMap<Place, Content>,
+    taken: &mut BTreeSet<Place>,
+    step: Step,
+    number: usize,
+) -> Option<BoxFuture<'f, Change>> {
+    let holder = format!("client-{number}");
+    let unchanged = |_: &mut BTreeMap<Place, Content>| {};
+    match step {
+        Step::Push { repository, image, tag, layers, shape } => {
+            let place = place(REPOSITORIES[repository], image, tag);
+            taken.insert(place.clone()).then(|| {
+                async move {
+                    let content = fixture.push(&place, layers, shape, &holder).await;
+                    Box::new(move |model: &mut BTreeMap<_, _>| drop(model.insert(place, content))) as Change
+                }
+                .boxed()
+            })
+        }
+        Step::PushV1 { image, tag, top } => {
+            let place = place("old", image, tag);
+            taken.insert(place.clone()).then(|| {
+                async move {
+                    let content = fixture.push_v1(&place, top, &holder).await;
+                    Box::new(move |model: &mut BTreeMap<_, _>| drop(model.insert(place, content))) as Change
+                }
+                .boxed()
+            })
+        }
+        Step::Delete { which } => {
+            let (place, content) = nth(model, which)?;
+            taken.insert(place.clone()).then(|| {
+                async move {
+                    let (repository, image, tag) = &place;
+                    match content {
+                        Content::V2(_) => {
+                            fixture.registry.delete_manifest(repository, image, &Reference::Tag(tag.clone())).await.unwrap();
+                        }
+                        Content::V1(_) => fixture.registry.delete_v1_tag(repository, image, tag).await.unwrap(),
+                    }
+                    Box::new(move |model: &mut BTreeMap<_, _>| drop(model.remove(&place))) as Change
+                }
+                .boxed()
+            })
+        }
+        Step::Promote { which, image, tag, copy } => {
+            let ((repository, from_image, from_tag), content) = nth(model, which)?;
+            let target = match content {
+                Content::V2(_) => "prod",
+                Content::V1(_) => "older",
+            };
+            let to = place(target, image, tag);
+            let from = (repository, from_image, from_tag);
+            if from == to || taken.contains(&from) || taken.contains(&to) {
+                return None;
+            }
+            taken.extend([from.clone(), to.clone()]);
+            Some(
+                async move {
+                    let promotion = Promotion {
+                        image: from.1.clone(),
+                        tag: Some(from.2.clone()),
+                        target_image: to.1.clone(),
+                        target_tag: Some(to.2.clone()),
+                        copy,
+                    };
+                    fixture.registry.promote(&from.0, &to.0, &promotion, ExistingTag::Moves).await.unwrap();
+                    Box::new(move |model: &mut BTreeMap<_, _>| {
+                        if !copy {
+                            model.remove(&from);
+                        }
+                        model.insert(to, content);
+                    }) as Change
+                }
+                .boxed(),
+            )
+        }
+        Step::Collect => Some(
+            async move {
+                fixture.registry.collect_garbage().await.unwrap();
+                Box::new(unchanged) as Change
+            }
+            .boxed(),
+        ),
+        // These have a round of their own.
+        Step::DeleteDigest { .. } | Step::DeleteV1Image { .. } | Step::Wait { .. } => None,
+    }
+}
+
+async fn alone(fixture: &Fixture, model: &mut BTreeMap<Place, Content>, step: Step) {
+    match step {
+        Step::DeleteDigest { which } => {
+            let Some(((repository, image, _), Content::V2(digest))) = nth(model, which) else { return };
+            let reference = Reference::Digest(digest);
+            let delete = fixture.registry.delete_manifest(&repository, &image, &reference);
+            match tokio::join!(delete, fixture.registry.collect_garbage()).0 {
+                Ok(()) => model.retain(|place, content| (&place.0, &place.1) != (&repository, &image) || *content != Content::V2(digest)),
+                Err(Error::InUse { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        Step::DeleteV1Image { image } => {
+            let (repository, image, _) = place("old", image, 0);
+            tokio::join!(fixture.registry.delete_v1_tags(&repository, &image), fixture.registry.collect_garbage()).0.unwrap();
+            model.retain(|place, _| (&place.0, &place.1) != (&repository, &image));
+        }
+        Step::Wait { hours } => {
+            fixture.pass(u64::from(hours));
+            fixture.collect().await;
+        }
+        Step::Push { .. } | Step::PushV1 { .. } | Step::Delete { .. } | Step::Promote { .. } | Step::Collect => {}
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    let shape = prop_oneof![Just(Shape::Plain), Just(Shape::Index), Just(Shape::Referred)];
+    let step = prop_oneof![
+        5 => (0..2usize, 0..2usize, 0..3u8, 1..1u8 << LAYERS, shape)
+            .prop_map(|(repository, image, tag, layers, shape)| Step::Push { repository, image, tag, layers, shape }),
+        3 => (0..2usize, 0..3u8, 1..8u8).prop_map(|(image, tag, top)| Step::PushV1 { image, tag, top }),
+        5 => any::<u8>().prop_map(|which| Step::Delete { which }),
+        1 => any::<u8>().prop_map(|which| Step::DeleteDigest { which }),
+        1 => (0..2usize).prop_map(|image| Step::DeleteV1Image { image }),
+        3 => (any::<u8>(), 0..2usize, 0..3u8, any::<bool>())
+            .prop_map(|(which, image, tag, copy)| Step::Promote { which, image, tag, copy }),
+        2 => Just(Step::Collect),
+        1 => (1..30u8).prop_map(|hours| Step::Wait { hours }),
+    ];
+    prop::collection::vec(prop::collection::vec(step, 1..6), 1..14)
+}
+
+fn cases() -> u32 {
+    std::env::var("BERTH_CLEANUP_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_tag_leads_to_stays_and_everything_else_goes(rounds in steps()) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(history(rounds));
+    }
+}
+
+async fn history(rounds: Vec<Vec<Step>>) {
+    let fixture = fixture(&CLOCKS[0], || CLOCKS[0].load(Ordering::Relaxed));
+    fixture.create_repositories().await;
+    let mut model = BTreeMap::new();
+    for (round, steps) in rounds.into_iter().enumerate() {
+        let mut taken = BTreeSet::new();
+        let begun = steps.iter().enumerate().filter_map(|(n, step)| begin(&fixture, &model, &mut taken, *step, round * 8 + n));
+        let work: Vec<_> = begun.collect();
+        let changes = while_collecting(&fixture, join_all(work)).await;
+        changes.into_iter().for_each(|change| change(&mut model));
+        for step in steps {
+            alone(&fixture, &mut model, step).await;
+        }
+        fixture.collect().await;
+        fixture.verify(&model).await;
+    }
+    // What some tag leads to is all that is left once every push and every grace is over.
+    fixture.pass(100);
+    fixture.collect().await;
+    fixture.verify(&model).await;
+    let report = fixture.registry.check().await.unwrap();
+    assert_eq!(fixture.stored_blobs().await as u64, report.blobs);
+    for ((repository, image, tag), content) in model {
+        match content {
+            Content::V2(_) => fixture.registry.delete_manifest(&repository, &image, &Reference::Tag(tag)).await.unwrap(),
+            Content::V1(_) => fixture.registry.delete_v1_tag(&repository, &image, &tag).await.unwrap(),
+        }
+    }
+    fixture.collect().await;
+    assert_eq!(fixture.file_bytes(), 0, "files are left");
+    // Empty images go with the next pruning.
+    fixture.pass(1);
+    fixture.collect().await;
+    fixture.registry.expire_leases().await.unwrap();
+    let left: Vec<String> = fixture.registry.all_keys().await.iter().filter(|key| !key.starts_with(['0', 'R'])).cloned().collect();
+    assert_eq!(left, Vec::<String>::new(), "rows are left");
+}
+
+/// The collector is never still while the work goes on.
+async fn while_collecting<T>(fixture: &Fixture, work: impl Future<Output = T>) -> T {
+    let collecting = async {
+        loop {
+            fixture.registry.collect_garbage().await.unwrap();
+            // What a deletion in this very millisecond left is due in the next.
+            tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = collecting => unreachable!("it never ends"),
+    }
+}
+
+/// The time that a client takes between two requests.
+async fn pause() {
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+}
+
+impl Registry {
+    async fn all_keys(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for family in 0x21..0x7f {
+            found.extend(self.keys_of(&keys::whole_family(family)).await.unwrap().iter().map(ToString::to_string));
+        }
+        found
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_repository_leaves_nothing_and_its_key_can_be_used_again() {
+    let fixture = fixture(&CLOCKS[1], || CLOCKS[1].load(Ordering::Relaxed));
+    fixture.create_repositories().await;
+    for (n, shape) in [Shape::Plain, Shape::Index, Shape::Referred].into_iter().enumerate() {
+        fixture.push(&place("dev", n % 2, n as u8), 0b1011, shape, "a").await;
+        fixture.push(&place("prod", 0, n as u8), 0b11, shape, "a").await;
+    }
+    fixture.push_v1(&place("old", 0, 0), 5, "a").await;
+    let dev: RepositoryKey = "dev".parse().unwrap();
+    assert!(matches!(
+        fixture.registry.create_repository(&Repository::new(dev.clone(), ApiVersion::V1)).await,
+        Err(Error::RepositoryExists(_))
+    ));
+    for key in ["dev", "old", "prod"] {
+        fixture.registry.delete_repository(&key.parse().unwrap()).await.unwrap();
+        let push = Push { existing: ExistingTag::Moves, holder: "a" };
+        let refused =
+            fixture.registry.put_manifest(&dev, &"app".parse().unwrap(), &"x".parse().unwrap(), None, Bytes::from("{}"), push).await;
+        assert!(refused.is_err());
+        fixture.collect().await;
+    }
+    assert_eq!(fixture.file_bytes(), 0);
+    let left: Vec<String> = fixture.registry.all_keys().await.into_iter().filter(|key| !key.starts_with(['0', 'R', 'c', 'L'])).collect();
+    assert_eq!(left, Vec::<String>::new());
+    fixture.registry.create_repository(&Repository::new(dev, ApiVersion::V1)).await.unwrap();
+}

@@ -1,0 +1,156 @@
+//! Leases: what a push was told is there stays until that push has ended, although no tag leads to it yet.
+//!
+//! A lease is a row beside what it keeps. The collector expects the row as it read it, so a lease that comes in between
+//! wins. A push that never ends loses its leases after [`LEASE_MS`].
+
+use berth_names::{Digest, ImageName, RepositoryKey};
+use berth_storage::records::{Lease, Record};
+use berth_storage::{Batch, Key, Prefix, get_record, keys};
+
+use crate::{Error, Registry, Result};
+
+/// How long a push may take from being told that something is there to naming it, in milliseconds: a day, as long as an
+/// upload may rest.
+pub(crate) const LEASE_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Holders that one row names. Further ones share a lease that nobody gives back before its time.
+const HOLDERS_MAX: usize = 64;
+
+/// The holder that stands for all beyond [`HOLDERS_MAX`]. Nobody else is called so: names of holders are not empty.
+const CROWD: &str = "";
+
+/// Rows that one scan brings into memory.
+const SCAN_ENTRIES: usize = 1000;
+
+impl Registry {
+    /// Adds to the batch that `holder` relies on what the lease row `key` stands beside.
+    pub(crate) async fn hold(&self, batch: &mut Batch, key: Key, holder: &str) -> Result<()> {
+        let now_ms = self.clock.now_ms();
+        let before = get_record::<Lease>(self.store.as_ref(), &key).await?;
+        let (mut lease, seen) = before.map_or_else(|| (Lease::default(), None), |(lease, seen)| (lease, Some(seen)));
+        lease.holders.retain(|_, until_ms| *until_ms > now_ms);
+        let is_crowded = lease.holders.len() >= HOLDERS_MAX && !lease.holders.contains_key(holder);
+        let holder = if is_crowded || holder.is_empty() { CROWD } else { holder };
+        lease.holders.insert(holder.to_owned(), now_ms + LEASE_MS);
+        batch.expect(key.clone(), seen).put_record(key, &lease);
+        Ok(())
+    }
+
+    /// Adds to the batch that `holder` no longer relies on what the lease rows stand beside: it has got a name.
+    pub(crate) async fn release(&self, batch: &mut Batch, leases: Vec<Key>, holder: &str) -> Result<()> {
+        let rows = self.store.multi_get(&leases).await?;
+        for (key, seen) in leases.into_iter().zip(rows) {
+            let Some(seen) = seen else { continue };
+            let mut lease = Lease::decode(&seen).ok_or_else(|| crate::blobs::damaged(&key))?;
+            if lease.holders.remove(holder).is_none() {
+                continue;
+            }
+            batch.expect(key.clone(), Some(seen));
+            if lease.holders.is_empty() {
+                batch.delete(key);
+            } else {
+                batch.put_record(key, &lease);
+            }
+        }
+        Ok(())
+    }
+
+    /// Until when somebody relies on it. Makes the batch depend on nobody else coming to, and deletes the row if all is over.
+    pub(crate) async fn held_until(&self, batch: &mut Batch, key: Key) -> Result<Option<u64>> {
+        let Some((lease, seen)) = get_record::<Lease>(self.store.as_ref(), &key).await? else {
+            batch.expect(key, None);
+            return Ok(None);
+        };
+        let end_ms = lease.holders.into_values().max().filter(|until_ms| *until_ms > self.clock.now_ms());
+        batch.expect(key.clone(), Some(seen));
+        if end_ms.is_none() {
+            batch.delete(key);
+        }
+        Ok(end_ms)
+    }
+
+    /// Keeps a blob or manifest of the image that `holder` has just been told is there, for the time of its push.
+    ///
+    /// Returns whether it is there still. Costs a read, and rarely more: a lease that has half of its time left is enough.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn lease(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest, holder: &str) -> Result<bool> {
+        let key = keys::lease(repository, image, digest);
+        let places = [keys::link(repository, image, digest), keys::manifest(repository, image, digest)];
+        if self.is_held_well(&key, holder).await? {
+            return Ok(true);
+        }
+        self.commit_with(|| async {
+            // Lost in a power cut, it costs the client a repeated push at most.
+            let mut batch = Batch::deferred();
+            let rows = self.store.multi_get(&places).await?;
+            let Some((place, row)) = places.iter().zip(rows).find(|(_, row)| row.is_some()) else { return Ok((Batch::deferred(), false)) };
+            batch.expect(place.clone(), row);
+            self.hold(&mut batch, key.clone(), holder).await?;
+            Ok((batch, true))
+        })
+        .await
+    }
+
+    async fn is_held_well(&self, key: &Key, holder: &str) -> Result<bool> {
+        let lease = get_record::<Lease>(self.store.as_ref(), key).await?;
+        let until_ms = lease.and_then(|(lease, _)| lease.holders.get(holder).copied()).unwrap_or_default();
+        Ok(until_ms > self.clock.now_ms() + LEASE_MS / 2)
+    }
+
+    /// Keeps V1 images that a push is about, those that are there and those that somebody else may push meanwhile.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn lease_v1_images(&self, repository: &RepositoryKey, ids: &[crate::v1::ImageId], holder: &str) -> Result<()> {
+        self.commit_with(|| async {
+            let mut batch = Batch::deferred();
+            for id in ids {
+                let key = keys::v1_lease(repository, id);
+                if !self.is_held_well(&key, holder).await? {
+                    self.hold(&mut batch, key, holder).await?;
+                }
+            }
+            Ok((batch, ()))
+        })
+        .await
+    }
+
+    /// Deletes leases whose time is over: those of pushes that never ended. Returns how many.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn expire_leases(&self) -> Result<usize> {
+        let mut expired = 0;
+        for family in [keys::leases(), keys::v1_leases()] {
+            expired += self.expire_leases_of(&family).await?;
+        }
+        Ok(expired)
+    }
+
+    async fn expire_leases_of(&self, family: &Prefix) -> Result<usize> {
+        let (mut after, mut expired) = (None, 0);
+        loop {
+            let rows = self.store.scan(family, after.as_ref(), SCAN_ENTRIES).await?;
+            for (key, seen) in &rows {
+                let now_ms = self.clock.now_ms();
+                let is_over = Lease::decode(seen).is_some_and(|lease| lease.holders.values().all(|until_ms| *until_ms <= now_ms));
+                if is_over {
+                    let mut batch = Batch::deferred();
+                    batch.expect(key.clone(), Some(seen.clone())).delete(key.clone());
+                    match self.store.commit(batch).await {
+                        Ok(()) => expired += 1,
+                        // Somebody has just come to rely on it again.
+                        Err(berth_storage::Error::Conflict) => {}
+                        Err(error) => return Err(Error::from(error)),
+                    }
+                }
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == SCAN_ENTRIES => after = Some(last.clone()),
+                _ => return Ok(expired),
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Promotion of V1 images: the tags and the whole chain below each, by name only.
+
+use std::collections::BTreeMap;
+
+use berth_names::{ImageName, RepositoryKey, Tag};
+use berth_storage::keys;
+use berth_storage::records::v1::Image;
+use berth_storage::{Batch, get_record};
+use bytes::Bytes;
+
+use super::{ImageId, TagRecord};
+use crate::blobs::random_u64;
+use crate::promotion::TAGS_MAX;
+use crate::{Error, ExistingTag, Promotion, Registry, Result};
+
+/// V1 images that one promotion takes.
+const IMAGES_MAX: usize = 20_000;
+
+/// A tag with the exact bytes of its row.
+struct SeenTag {
+    tag: Tag,
+    row: TagRecord,
+    seen: Bytes,
+}
+
+impl Registry {
+    pub(crate) async fn promote_v1(
+        &self,
+        source: &RepositoryKey,
+        target: &RepositoryKey,
+        promotion: &Promotion,
+        existing: ExistingTag,
+    ) -> Result<Vec<Tag>> {
+        self.commit_with(|| async {
+            let mut batch = Batch::new();
+            self.expect_repository(&mut batch, source).await?;
+            self.expect_repository(&mut batch, target).await?;
+            let tags = self.v1_tags_to_promote(source, promotion).await?;
+            let chains = self.chains_to_promote(source, &tags).await?;
+            for (id, (image, seen)) in &chains {
+                // As long as the image is there, so is its layer.
+                batch.expect(keys::v1_image(source, id), Some(seen.clone()));
+                if source == target {
+                    self.renew_v1_image(&mut batch, source, id).await?;
+                } else {
+                    self.add_v1_image(&mut batch, (source, target), id, image).await?;
+                }
+            }
+            let moves_away = !promotion.copy && (source, &promotion.image) != (target, &promotion.target_image);
+            if moves_away {
+                self.remove_v1_tags(&mut batch, source, &promotion.image, &tags).await?;
+            }
+            self.renew_image(&mut batch, target, &promotion.target_image).await?;
+            let mut promoted = Vec::new();
+            for SeenTag { tag, row, .. } in &tags {
+                let renamed = promotion.renamed(tag);
+                let row = TagRecord { updated_ms: self.clock.now_ms(), ..row.clone() };
+                self.point_v1_tag(&mut batch, (target, &promotion.target_image, &renamed), &row, existing).await?;
+                promoted.push(renamed);
+            }
+            if !promotion.copy && !moves_away {
+                // Another tag of the same image: it stays inhabited.
+                self.drop_v1_tags(&mut batch, source, &promotion.image, &tags)?;
+            }
+            Ok((batch, promoted))
+        })
+        .await
+    }
+
+    async fn v1_tags_to_promote(&self, source: &RepositoryKey, promotion: &Promotion) -> Result<Vec<SeenTag>> {
+        let names = match &promotion.tag {
+            Some(tag) => vec![tag.clone()],
+            None => self.v1_tags(source, &promotion.image).await?.into_iter().map(|(tag, _)| tag).collect(),
+        };
+        if names.len() > TAGS_MAX {
+            return Err(Error::PromotionTooLarge { what: "tags", max: TAGS_MAX });
+        }
+        let mut tags = Vec::new();
+        for tag in names {
+            let found = get_record::<TagRecord>(self.store.as_ref(), &keys::v1_tag(source, &promotion.image, &tag)).await?;
+            let (row, seen) = found.ok_or_else(|| Error::V1TagUnknown(tag.clone()))?;
+            tags.push(SeenTag { tag, row, seen });
+        }
+        Ok(tags)
+    }
+
+    async fn remove_v1_tags(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tags: &[SeenTag]) -> Result<()> {
+        let seen_image = self.store.get(&keys::image(repository, image)).await?;
+        batch.expect(keys::image(repository, image), seen_image.clone());
+        self.drop_v1_tags(batch, repository, image, tags)?;
+        let left = self.store.scan(&keys::v1_tags(repository, image), None, tags.len() + 1).await?.len();
+        self.after_removal(batch, repository, image, seen_image, left <= tags.len())
+    }
+
+    fn drop_v1_tags(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tags: &[SeenTag]) -> Result<()> {
+        for SeenTag { tag, row, seen } in tags {
+            let key = keys::v1_tag(repository, image, tag);
+            batch.expect(key.clone(), Some(seen.clone())).delete(key).delete(keys::v1_tag_of(repository, &row.id, image, tag));
+            self.look_at(batch, self.clock.now_ms(), &keys::Candidate::V1Image(repository.clone(), row.id))?;
+        }
+        Ok(())
+    }
+
+    /// The rows of every image that the tags lead to.
+    async fn chains_to_promote(&self, source: &RepositoryKey, tags: &[SeenTag]) -> Result<BTreeMap<ImageId, (Image, Bytes)>> {
+        let mut chains = BTreeMap::new();
+        for SeenTag { row, .. } in tags {
+            let mut next = Some(row.id);
+            while let Some(id) = next.filter(|id| !chains.contains_key(id)) {
+                let (image, seen) = self.v1_row(source, &id).await?.ok_or(Error::V1ImageUnknown(id))?;
+                if !image.complete {
+                    return Err(Error::V1ImageIncomplete(id));
+                }
+                if chains.len() == IMAGES_MAX {
+                    return Err(Error::PromotionTooLarge { what: "V1 images", max: IMAGES_MAX });
+                }
+                next = image.parent;
+                chains.insert(id, (image, seen));
+            }
+        }
+        Ok(chains)
+    }
+
+    /// Adds to the batch that the target has the image too. What is there already stays, if it is the same.
+    async fn add_v1_image(
+        &self,
+        batch: &mut Batch,
+        (source, target): (&RepositoryKey, &RepositoryKey),
+        id: &ImageId,
+        image: &Image,
+    ) -> Result<()> {
+        let key = keys::v1_image(target, id);
+        let before = get_record::<Image>(self.store.as_ref(), &key).await?;
+        match &before {
+            Some((there, _)) if there.complete => {
+                let layer = |image: &Image| image.layer.as_ref().map(|layer| layer.digest);
+                if there.json_digest != image.json_digest || layer(there) != layer(image) {
+                    return Err(Error::V1ImageDiffers(*id));
+                }
+            }
+            // A push that has not ended: what it would bring is what comes now, or it is refused at its end.
+            Some((there, _)) => {
+                if let Some(old) = &there.parent {
+                    batch.delete(keys::v1_child(target, old, id));
+                }
+                if let Some(layer) = &there.layer {
+                    batch.delete(keys::v1_user_of(&layer.digest, target, id));
+                    self.look_at(batch, self.clock.now_ms(), &keys::Candidate::Blob(layer.digest))?;
+                }
+            }
+            None => {}
+        }
+        let is_there = before.as_ref().is_some_and(|(there, _)| there.complete);
+        let row = Image { revision: random_u64()?, ..before.as_ref().filter(|_| is_there).map_or(image, |(there, _)| there).clone() };
+        // Renewed even if it is there: it gets a tag or a child.
+        batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, &row);
+        if !is_there {
+            batch.put(keys::v1_json(target, id), self.v1_json(source, id).await?);
+            if let Some(layer) = &image.layer {
+                batch.put(keys::v1_user_of(&layer.digest, target, id), Bytes::new());
+            }
+            if let Some(parent) = &image.parent {
+                batch.put(keys::v1_child(target, parent, id), Bytes::new());
+            }
+        }
+        Ok(())
+    }
+}
