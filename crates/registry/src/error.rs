@@ -40,6 +40,15 @@ pub enum Error {
     /// The target repository has another V1 image under an id that is to be promoted.
     #[error("the target has another V1 image called {0}")]
     V1ImageDiffers(ImageId),
+    /// There is nothing of which something could be said.
+    #[error("there is no such image, tag or V1 image")]
+    ItemUnknown,
+    /// A question that can't be asked so.
+    #[error("{0}")]
+    SearchInvalid(&'static str),
+    /// A property that can't be.
+    #[error("{0}")]
+    PropertyInvalid(String),
     /// The repository has no such image.
     #[error("image {0} is not known")]
     ImageUnknown(ImageName),

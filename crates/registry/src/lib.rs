@@ -11,9 +11,11 @@
 
 pub mod access;
 mod blobs;
+pub mod browse;
 mod check;
 mod cleanup;
 mod clock;
+pub mod details;
 mod error;
 mod hash;
 mod json;
@@ -21,9 +23,11 @@ mod lease;
 mod listing;
 mod manifests;
 mod promotion;
+pub mod properties;
 mod receive;
 mod repositories;
 mod retention;
+pub mod search;
 mod sweep;
 mod uploads;
 pub mod v1;

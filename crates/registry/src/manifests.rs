@@ -5,13 +5,14 @@ mod document;
 use std::collections::BTreeMap;
 
 use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey, Tag};
-use berth_storage::keys::Candidate;
+use berth_storage::keys::{Candidate, Item};
 use berth_storage::records::{self, Blob, Image, Manifest, Record, Referrer, WithBody};
 use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
 
 use crate::blobs::{damaged, random_u64};
 use crate::hash::digest_of;
+use crate::properties;
 use crate::{Error, Registry, Result};
 use document::{Document, Need};
 
@@ -124,7 +125,10 @@ impl Registry {
             self.renew_image(&mut batch, repository, image).await?;
             self.add_manifest(&mut batch, repository, image, &digest, &document, &bytes);
             match reference {
-                Reference::Tag(tag) => self.point_tag(&mut batch, (repository, image, tag), &digest, push.existing).await?,
+                Reference::Tag(tag) => {
+                    let row = self.tag_row(digest, &document.media_type, document.size());
+                    self.point_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
+                }
                 // An index, or a tag, that is to name it comes later.
                 Reference::Digest(_) => self.hold(&mut batch, keys::lease(repository, image, &digest), push.holder).await?,
             }
@@ -200,27 +204,33 @@ impl Registry {
         batch.put(keys::manifest(repository, image, digest), WithBody { record, body: bytes.clone() }.encode());
     }
 
+    fn tag_row(&self, digest: Digest, media_type: &str, size: u64) -> records::Tag {
+        records::Tag { digest, updated_ms: self.clock.now_ms(), media_type: media_type.to_owned(), size }
+    }
+
     pub(crate) async fn point_tag(
         &self,
         batch: &mut Batch,
         (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
-        digest: &Digest,
+        row: &records::Tag,
         existing: ExistingTag,
     ) -> Result<()> {
-        let key = keys::tag(repository, image, tag);
+        let (key, item, digest) = (keys::tag(repository, image, tag), Item::Tag(image.clone(), tag.clone()), &row.digest);
         let before = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
         if let Some((old, _)) = &before {
             if existing == ExistingTag::Stays && old.digest != *digest {
                 return Err(Error::TagExists(tag.clone()));
             }
             batch.delete(keys::tag_of(repository, image, &old.digest, tag));
+            properties::unindex(batch, repository, &item, &properties::of_tag(image, tag, old));
             if old.digest != *digest {
                 let replaced = Candidate::Manifest(repository.clone(), image.clone(), old.digest);
                 self.look_at(batch, self.clock.now_ms() + self.cleanup_times.replaced_ms, &replaced)?;
             }
         }
         batch.expect(key.clone(), before.map(|(_, seen)| seen));
-        batch.put_record(key, &records::Tag { digest: *digest, updated_ms: self.clock.now_ms() });
+        properties::index(batch, repository, &item, &properties::of_tag(image, tag, row));
+        batch.put_record(key, row);
         batch.put(keys::tag_of(repository, image, digest, tag), Bytes::new());
         Ok(())
     }
@@ -245,6 +255,7 @@ impl Registry {
             let (row, seen) = row.ok_or_else(|| Error::ManifestUnknown(Reference::Tag(tag.clone())))?;
             let mut batch = Batch::new();
             batch.expect(key.clone(), Some(seen)).delete(key.clone()).delete(keys::tag_of(repository, image, &row.digest, tag));
+            self.forget_tag(&mut batch, (repository, image, tag), &row).await?;
             self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Manifest(repository.clone(), image.clone(), row.digest))?;
             Ok((batch, ()))
         })
@@ -262,7 +273,12 @@ impl Registry {
             let tags = keys::tags_of(repository, image, digest);
             let found = self.store.scan(&tags, None, TAGS_PER_COMMIT_MAX).await?;
             for tag in found.iter().filter_map(|(tag, _)| tag.text_after(&tags)?.parse::<Tag>().ok()) {
-                batch.delete(keys::tag(repository, image, &tag)).delete(keys::tag_of(repository, image, digest, &tag));
+                let key = keys::tag(repository, image, &tag);
+                if let Some((row, seen)) = get_record::<records::Tag>(self.store.as_ref(), &key).await? {
+                    batch.expect(key.clone(), Some(seen));
+                    self.forget_tag(&mut batch, (repository, image, &tag), &row).await?;
+                }
+                batch.delete(key).delete(keys::tag_of(repository, image, digest, &tag));
             }
             if found.len() == TAGS_PER_COMMIT_MAX {
                 return Ok((batch, Deleted::SomeTags));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_names::{ApiVersion, Digest, ImageName, Reference, RepositoryKey, Tag};
-use berth_storage::keys::{self, Candidate};
+use berth_storage::keys::{self, Candidate, Item};
 use berth_storage::records::{self, Manifest, Record, Referrer, WithBody};
 use berth_storage::{Batch, get_record};
 use bytes::Bytes;
@@ -120,10 +120,14 @@ impl Registry {
                 batch.expect(key.clone(), Some(seen.clone()));
                 if !promotion.copy {
                     batch.delete(key).delete(keys::tag_of(source, image, &row.digest, tag));
+                    self.forget_tag(&mut batch, (source, image, tag), row).await?;
                     self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Manifest(source.clone(), image.clone(), row.digest))?;
                 }
                 let renamed = promotion.renamed(tag);
-                self.point_tag(&mut batch, (target, &promotion.target_image, &renamed), &row.digest, existing).await?;
+                let moved = records::Tag { updated_ms: self.clock.now_ms(), ..row.clone() };
+                self.point_tag(&mut batch, (target, &promotion.target_image, &renamed), &moved, existing).await?;
+                let (old, new) = (Item::Tag(image.clone(), tag.clone()), Item::Tag(promotion.target_image.clone(), renamed.clone()));
+                self.copy_properties(&mut batch, (source, &old), (target, &new)).await?;
                 promoted.push(renamed);
             }
             Ok((batch, promoted))

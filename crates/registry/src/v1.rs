@@ -10,10 +10,12 @@ mod search;
 mod sums;
 mod tags;
 mod tar;
+mod tree;
 mod visible;
 
 pub use berth_storage::v1::{ImageId, InvalidImageId};
 pub use images::{IMAGE_JSON_BYTES_MAX, ImageContent};
 pub use search::SearchPage;
 pub use tags::TagRecord;
+pub use tree::{TREE_IMAGES_MAX, TreeImage};
 pub use visible::Viewer;

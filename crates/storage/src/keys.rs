@@ -21,7 +21,9 @@
 //! | `l` | repository, image, digest | [`Lease`](crate::records::Lease) | who relies on something in an image that no tag leads to |
 //! | `L` | repository, V1 image id | [`Lease`](crate::records::Lease) | the same for V1 images |
 //! | `m` | repository, image, digest | [`Manifest`](crate::records::Manifest) + bytes | manifests |
+//! | `n` | property, value, repository, item | – | what has a property |
 //! | `o` | owner, upload id | – | open uploads by owner |
+//! | `p` | repository, item | [`Properties`](crate::records::Properties) | what users say about an image, tag or V1 image |
 //! | `P` | name | [`Permission`](crate::records::Permission) | permission targets |
 //! | `q` | repository, V1 image id, user name | – | who has pushed a V1 image, and so knows it |
 //! | `r` | repository, image, subject, digest | [`Referrer`](crate::records::Referrer) | referrers by subject |
@@ -41,6 +43,7 @@
 //! | `Z` | repository | – | deleted repositories that are being emptied |
 
 mod cleanup;
+mod properties;
 
 use std::fmt;
 
@@ -49,6 +52,7 @@ use berth_names::{AccountName, Digest, ImageName, RepositoryKey, Tag};
 use crate::blobs::DataId;
 use crate::v1::ImageId;
 pub use cleanup::{Candidate, candidate, candidates, lease, leases, split_candidate, v1_lease, v1_leases};
+pub use properties::{Item, found_by, having, having_in, having_like, properties, properties_in, split_found_by, split_properties};
 
 /// A whole key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +76,11 @@ impl Key {
     /// Whether the value is content (bytes that clients sent) rather than a small record.
     pub(crate) fn holds_content(&self) -> bool {
         matches!(self.0.first(), Some(b'B' | b'm' | b'V'))
+    }
+
+    /// A position that a client gave back. It need not be a key that exists, nor one that is anything.
+    pub fn from_cursor(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
     }
 
     /// What stands behind `prefix`, which the key must start with.
@@ -134,6 +143,12 @@ impl fmt::Debug for Prefix {
 
 /// Puts a key together field by field.
 struct Builder(Vec<u8>);
+
+/// A text field, and what follows it.
+fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
+}
 
 fn family(byte: u8) -> Builder {
     let mut key = Vec::with_capacity(96);
@@ -289,6 +304,21 @@ pub fn manifests(repository: &RepositoryKey, image: &ImageName) -> Prefix {
 /// A manifest that names `subject`.
 pub fn referrer(repository: &RepositoryKey, image: &ImageName, subject: &Digest, digest: &Digest) -> Key {
     family(b'r').image(repository, image).digest(subject).digest(digest).key()
+}
+
+/// The position behind which a scan goes on after every image whose name starts with `start`, which ends in `/`.
+pub fn images_behind(repository: &RepositoryKey, start: &str) -> Key {
+    family(b'i').text(repository.as_str()).raw(start.as_bytes()).raw(&[0xff]).key()
+}
+
+/// All images of a repository whose name starts with `start`.
+pub fn images_like(repository: &RepositoryKey, start: &str) -> Prefix {
+    family(b'i').text(repository.as_str()).raw(start.as_bytes()).prefix()
+}
+
+/// All V1 images of a repository whose id starts with these bytes.
+pub fn v1_images_like(repository: &RepositoryKey, start: &[u8]) -> Prefix {
+    family(b'v').text(repository.as_str()).raw(start).prefix()
 }
 
 /// All links of an image.

@@ -77,7 +77,22 @@ macro_rules! json_records {
     )*};
 }
 
-json_records!(AccessToken, Blob, Group, Image, Lease, Permission, Referrer, Repository, SigningKey, Tag, User, v1::Image, v1::Tag);
+json_records!(
+    AccessToken,
+    Blob,
+    Group,
+    Image,
+    Lease,
+    Permission,
+    Properties,
+    Referrer,
+    Repository,
+    SigningKey,
+    Tag,
+    User,
+    v1::Image,
+    v1::Tag
+);
 
 /// Where a blob's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +196,17 @@ pub struct Tag {
     pub digest: Digest,
     /// When it last moved, in milliseconds since 1970.
     pub updated_ms: u64,
+    /// The manifest's media type.
+    #[serde(default)]
+    pub media_type: String,
+    /// The bytes of everything that the manifest refers to, as it says.
+    #[serde(default)]
+    pub size: u64,
 }
+
+/// What users say about something: values by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Properties(pub BTreeMap<String, BTreeSet<String>>);
 
 /// An open upload; its body is what was received so far, as long as that is small and `data` is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

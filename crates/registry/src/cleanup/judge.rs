@@ -1,12 +1,13 @@
 //! Whether something may go: one function for each kind of candidate, each adding to the batch what its going means.
 
 use berth_names::{Digest, ImageName, RepositoryKey};
-use berth_storage::keys::{self, Candidate};
+use berth_storage::keys::{self, Candidate, Item};
 use berth_storage::records::{Blob, Image, Manifest, Place, WithBody, v1};
 use berth_storage::{Batch, Key, Prefix, get_record};
 use bytes::Bytes;
 
 use super::{Freed, Verdict};
+use crate::properties;
 use crate::v1::ImageId;
 use crate::{Registry, Result};
 
@@ -90,6 +91,7 @@ impl Registry {
         let vacant_since_ms = if is_last { row.vacant_since_ms.or(Some(self.clock.now_ms())) } else { None };
         batch.put_record(key, &Image { revision: crate::blobs::random_u64()?, vacant_since_ms, ..row });
         if is_last {
+            properties::unindex(batch, repository, &Item::Image(image.clone()), &properties::of_v1_name(image));
             self.look_at(batch, self.next_prune_ms(), &Candidate::Image(repository.clone(), image.clone()))?;
         }
         Ok(())
@@ -135,7 +137,9 @@ impl Registry {
             batch.delete(keys::v1_child(repository, parent, id));
             self.look_at(batch, now_ms, &Candidate::V1Image(repository.clone(), *parent))?;
         }
+        self.forget_properties(batch, repository, &Item::V1Image(*id)).await?;
         if let Some(layer) = &image.layer {
+            properties::unindex(batch, repository, &Item::V1Image(*id), &properties::of_v1_image(id, layer));
             batch.delete(keys::v1_user_of(&layer.digest, repository, id));
             self.look_at(batch, now_ms, &Candidate::Blob(layer.digest))?;
         }
@@ -184,6 +188,7 @@ impl Registry {
                 return Ok(Verdict::Stays);
             }
         }
+        self.forget_properties(batch, repository, &Item::Image(image.clone())).await?;
         batch.expect(key.clone(), Some(seen)).delete(key);
         Ok(Verdict::Goes(Freed { images: 1, ..Freed::default() }, None))
     }

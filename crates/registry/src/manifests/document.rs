@@ -29,6 +29,13 @@ pub(super) enum Need {
     Manifest { digest: Digest, size: Option<u64> },
 }
 
+impl Document {
+    /// The bytes of everything that the manifest refers to, as it says.
+    pub(super) fn size(&self) -> u64 {
+        self.needs.iter().filter_map(Need::size).fold(0, u64::saturating_add)
+    }
+}
+
 impl Need {
     pub(super) fn digest(&self) -> &Digest {
         match self {

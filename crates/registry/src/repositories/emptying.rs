@@ -1,7 +1,8 @@
 //! Deleting a repository: it is gone at once, and its content soon after, whatever happens in between.
 
 use berth_names::{ImageName, RepositoryKey};
-use berth_storage::keys::Candidate;
+use berth_storage::keys::{Candidate, Item};
+use berth_storage::records::{self, Record as _};
 use berth_storage::{Batch, Key, Prefix, keys};
 use bytes::Bytes;
 
@@ -70,6 +71,7 @@ impl Registry {
     /// Deletes everything that an image has. Only where nothing can be added meanwhile.
     async fn empty_image(&self, repository: &RepositoryKey, image: &ImageName) -> Result<()> {
         let now_ms = self.clock.now_ms();
+        self.forget_tags(repository, image).await?;
         for prefix in keys::rows_of_image(repository, image) {
             self.delete_rows(&prefix, |batch, row| {
                 batch.delete(row.clone());
@@ -86,8 +88,28 @@ impl Registry {
         .await?;
         self.delete_v1_tags(repository, image).await?;
         let mut batch = Batch::new();
+        self.forget_properties(&mut batch, repository, &Item::Image(image.clone())).await?;
         batch.delete(keys::image(repository, image));
         Ok(self.store.commit(batch).await?)
+    }
+
+    /// Tags can no longer be found by what is said about them.
+    async fn forget_tags(&self, repository: &RepositoryKey, image: &ImageName) -> Result<()> {
+        let (prefix, mut after) = (keys::tags(repository, image), None);
+        loop {
+            let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
+            let mut batch = Batch::new();
+            for (key, seen) in &rows {
+                let tag = key.text_after(&prefix).and_then(|text| text.parse().ok());
+                let (Some(tag), Some(row)) = (tag, records::Tag::decode(seen)) else { continue };
+                self.forget_tag(&mut batch, (repository, image, &tag), &row).await?;
+            }
+            self.store.commit(batch).await?;
+            match rows.last() {
+                Some((last, _)) if rows.len() == SCAN_ENTRIES => after = Some(last.clone()),
+                _ => return Ok(()),
+            }
+        }
     }
 
     async fn delete_rows(&self, prefix: &Prefix, mut change: impl FnMut(&mut Batch, &Key) -> Result<()>) -> Result<()> {

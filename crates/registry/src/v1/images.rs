@@ -1,7 +1,7 @@
 //! V1 images: JSON, layer, checksum, ancestry.
 
 use berth_names::{Algorithm, Digest, RepositoryKey};
-use berth_storage::keys::Candidate;
+use berth_storage::keys::{Candidate, Item};
 use berth_storage::records::v1::{Image, Layer};
 use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use super::visible::{KNOWS_ALL, KNOWS_JSON, Viewer};
 use crate::blobs::{BlobContent, damaged, random_u64};
 use crate::hash::{Absorb, digest_of};
 use crate::lease::LEASE_MS;
+use crate::properties;
 use crate::receive::{Body, Received, receive};
 use crate::{Error, Registry, Result};
 
@@ -181,6 +182,9 @@ impl Registry {
             batch.put(keys::v1_user_of(&layer.digest, repository, id), Bytes::new());
             let complete = image.announced.iter().any(|sum| layer.checksums.contains(sum));
             let image = Image { layer: Some(layer.clone()), complete, announced: Vec::new(), ..image };
+            if complete {
+                properties::index(&mut batch, repository, &Item::V1Image(*id), &properties::of_v1_image(id, &layer));
+            }
             let key = keys::v1_image(repository, id);
             batch.expect(key.clone(), Some(seen)).put_record(key, &image);
             Ok((batch, duplicate))
@@ -210,6 +214,9 @@ impl Registry {
                 (false, None) => Image { announced: claimed.iter().take(ANNOUNCED_MAX).cloned().collect(), ..image },
             };
             let mut batch = Batch::new();
+            if let Some(layer) = image.layer.as_ref().filter(|_| image.complete) {
+                properties::index(&mut batch, repository, &Item::V1Image(*id), &properties::of_v1_image(id, layer));
+            }
             let key = keys::v1_image(repository, id);
             batch.expect(key.clone(), Some(seen)).put_record(key, &image);
             Ok((batch, ()))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_names::{ImageName, RepositoryKey, Tag};
-use berth_storage::keys;
+use berth_storage::keys::{self, Item};
 use berth_storage::records::v1::Image;
 use berth_storage::{Batch, get_record};
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{ImageId, TagRecord};
 use crate::blobs::random_u64;
 use crate::promotion::TAGS_MAX;
+use crate::properties;
 use crate::{Error, ExistingTag, Promotion, Registry, Result};
 
 /// V1 images that one promotion takes.
@@ -56,11 +57,14 @@ impl Registry {
                 let renamed = promotion.renamed(tag);
                 let row = TagRecord { updated_ms: self.clock.now_ms(), ..row.clone() };
                 self.point_v1_tag(&mut batch, (target, &promotion.target_image, &renamed), &row, existing).await?;
+                let old = Item::Tag(promotion.image.clone(), tag.clone());
+                let new = Item::Tag(promotion.target_image.clone(), renamed.clone());
+                self.copy_properties(&mut batch, (source, &old), (target, &new)).await?;
                 promoted.push(renamed);
             }
             if !promotion.copy && !moves_away {
                 // Another tag of the same image: it stays inhabited.
-                self.drop_v1_tags(&mut batch, source, &promotion.image, &tags)?;
+                self.drop_v1_tags(&mut batch, source, &promotion.image, &tags).await?;
             }
             Ok((batch, promoted))
         })
@@ -87,15 +91,16 @@ impl Registry {
     async fn remove_v1_tags(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tags: &[SeenTag]) -> Result<()> {
         let seen_image = self.store.get(&keys::image(repository, image)).await?;
         batch.expect(keys::image(repository, image), seen_image.clone());
-        self.drop_v1_tags(batch, repository, image, tags)?;
+        self.drop_v1_tags(batch, repository, image, tags).await?;
         let left = self.store.scan(&keys::v1_tags(repository, image), None, tags.len() + 1).await?.len();
         self.after_removal(batch, repository, image, seen_image, left <= tags.len())
     }
 
-    fn drop_v1_tags(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tags: &[SeenTag]) -> Result<()> {
+    async fn drop_v1_tags(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tags: &[SeenTag]) -> Result<()> {
         for SeenTag { tag, row, seen } in tags {
             let key = keys::v1_tag(repository, image, tag);
             batch.expect(key.clone(), Some(seen.clone())).delete(key).delete(keys::v1_tag_of(repository, &row.id, image, tag));
+            self.forget_v1_tag(batch, (repository, image, tag), row).await?;
             self.look_at(batch, self.clock.now_ms(), &keys::Candidate::V1Image(repository.clone(), row.id))?;
         }
         Ok(())
@@ -157,6 +162,7 @@ impl Registry {
         if !is_there {
             batch.put(keys::v1_json(target, id), self.v1_json(source, id).await?);
             if let Some(layer) = &image.layer {
+                properties::index(batch, target, &Item::V1Image(*id), &properties::of_v1_image(id, layer));
                 batch.put(keys::v1_user_of(&layer.digest, target, id), Bytes::new());
             }
             if let Some(parent) = &image.parent {

@@ -1,11 +1,12 @@
 //! V1 tags, and the images that they make part of a V1 image name.
 
 use berth_names::{ImageName, RepositoryKey, Tag};
-use berth_storage::keys::Candidate;
+use berth_storage::keys::{Candidate, Item};
 use berth_storage::records::{self, Record};
 use berth_storage::{Batch, get_record, keys};
 
 use super::ImageId;
+use crate::properties;
 use crate::{Error, ExistingTag, Push, Registry, Result};
 
 /// Tags that one scan brings into memory.
@@ -53,16 +54,20 @@ impl Registry {
     ) -> Result<()> {
         let key = keys::v1_tag(repository, image, tag);
         let before = get_record::<TagRecord>(self.store.as_ref(), &key).await?;
+        let item = Item::Tag(image.clone(), tag.clone());
         if let Some((old, _)) = before.as_ref().filter(|(old, _)| old.id != row.id) {
             if existing == ExistingTag::Stays {
                 return Err(Error::TagExists(tag.clone()));
             }
             batch.delete(keys::v1_tag_of(repository, &old.id, image, tag));
+            properties::unindex(batch, repository, &item, &properties::of_v1_tag(tag, old));
             let replaced_ms = self.clock.now_ms() + self.cleanup_times.replaced_ms;
             self.look_at(batch, replaced_ms, &Candidate::V1Image(repository.clone(), old.id))?;
         }
         batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, row);
         batch.put(keys::v1_tag_of(repository, &row.id, image, tag), bytes::Bytes::new());
+        properties::index(batch, repository, &item, &properties::of_v1_tag(tag, row));
+        properties::index(batch, repository, &Item::Image(image.clone()), &properties::of_v1_name(image));
         Ok(())
     }
 
@@ -89,6 +94,7 @@ impl Registry {
         let (row, seen) = row.ok_or_else(|| Error::V1TagUnknown(tag.clone()))?;
         batch.expect(keys::image(repository, image), seen_image.clone());
         batch.expect(key.clone(), Some(seen)).delete(key).delete(keys::v1_tag_of(repository, &row.id, image, tag));
+        self.forget_v1_tag(batch, (repository, image, tag), &row).await?;
         self.look_at(batch, self.clock.now_ms(), &Candidate::V1Image(repository.clone(), row.id))?;
         let is_last = self.store.scan(&keys::v1_tags(repository, image), None, 2).await?.len() <= 1;
         self.after_removal(batch, repository, image, seen_image, is_last)
@@ -111,7 +117,9 @@ impl Registry {
                     for (key, seen) in &rows {
                         let tag = key.text_after(&prefix).and_then(|text| text.parse::<Tag>().ok());
                         let (Some(tag), Some(row)) = (tag, TagRecord::decode(seen)) else { return Err(crate::blobs::damaged(key)) };
+                        batch.expect(key.clone(), Some(seen.clone()));
                         batch.delete(key.clone()).delete(keys::v1_tag_of(repository, &row.id, image, &tag));
+                        self.forget_v1_tag(&mut batch, (repository, image, &tag), &row).await?;
                         self.look_at(&mut batch, self.clock.now_ms(), &Candidate::V1Image(repository.clone(), row.id))?;
                     }
                     if rows.is_empty() {

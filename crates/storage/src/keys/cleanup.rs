@@ -4,7 +4,7 @@ use std::fmt;
 
 use berth_names::{Digest, ImageName, RepositoryKey};
 
-use super::{Key, Prefix, family};
+use super::{Key, Prefix, family, text};
 use crate::v1::ImageId;
 
 /// Something that may have become unreachable: the collector looks whether it has.
@@ -96,11 +96,6 @@ pub fn split_candidate(key: &Key) -> Option<(u64, Candidate)> {
         }
     };
     Some((u64::from_be_bytes(*due_ms), candidate))
-}
-
-fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let end = bytes.iter().position(|byte| *byte == 0)?;
-    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
 }
 
 /// Who relies on a blob or manifest staying in an image although no tag leads to it yet.
