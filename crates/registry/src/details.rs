@@ -111,7 +111,8 @@ impl Registry {
         let mut wire = read(&manifest.bytes)?;
         let mut platforms = Vec::new();
         if !wire.manifests.is_empty() {
-            platforms = wire.manifests.iter().filter_map(|one| Some(Platform { digest: one.digest, name: name(one.platform.as_ref()?) })).collect();
+            platforms =
+                wire.manifests.iter().filter_map(|one| Some(Platform { digest: one.digest, name: name(one.platform.as_ref()?) })).collect();
             let fits = |wanted: &str| platforms.iter().find(|one| one.name == wanted || one.name.starts_with(&format!("{wanted}/")));
             let chosen = match platform {
                 Some(wanted) => fits(wanted).map(|one| one.digest),

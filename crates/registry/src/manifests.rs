@@ -224,6 +224,8 @@ impl Registry {
             batch.delete(keys::tag_of(repository, image, &old.digest, tag));
             properties::unindex(batch, repository, &item, &properties::of_tag(image, tag, old));
             if old.digest != *digest {
+                // What was said was said about what is no longer there.
+                self.forget_properties(batch, repository, &item).await?;
                 let replaced = Candidate::Manifest(repository.clone(), image.clone(), old.digest);
                 self.look_at(batch, self.clock.now_ms() + self.cleanup_times.replaced_ms, &replaced)?;
             }

@@ -2,6 +2,8 @@
 //!
 //! Berth's own follow from the records and are never stored as such; users' are a row beside the thing. Both stand in one
 //! index, whose rows come and go in the commit that changes what they say, so a search never finds what is not so.
+//!
+//! What users say is about the content: it goes when a tag is moved to something else, and with a tag that is promoted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,8 +28,14 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// The longest value of a property, in bytes.
 pub const VALUE_BYTES_MAX: usize = 2400;
 
+/// What all properties of one thing may take up together, in bytes.
+pub const BYTES_MAX: usize = 64 << 10;
+
 /// Tags of an image that a change of it and all its tags reaches.
 const TAGS_MAX: usize = 10_000;
+
+/// Tags that one scan brings into memory.
+const SCAN_ENTRIES: usize = 1000;
 
 /// The properties that Berth itself sets.
 pub const OWN: [&str; 9] = [
@@ -149,19 +157,39 @@ impl Registry {
         everything: bool,
     ) -> Result<()> {
         check(change)?;
+        let tags = match item {
+            Item::Image(image) if everything => self.tags_of_any_kind(repository, image).await?,
+            _ => Vec::new(),
+        };
         self.change_properties_of(repository, item, change).await?;
-        let (Item::Image(image), true) = (item, everything) else { return Ok(()) };
-        for prefix in [keys::tags(repository, image), keys::v1_tags(repository, image)] {
-            for (key, _) in self.store.scan(&prefix, None, TAGS_MAX).await? {
-                let Some(tag) = key.text_after(&prefix).and_then(|text| text.parse().ok()) else { continue };
-                match self.change_properties_of(repository, &Item::Tag(image.clone(), tag), change).await {
-                    // It was deleted meanwhile.
-                    Ok(()) | Err(Error::ItemUnknown) => {}
-                    Err(error) => return Err(error),
-                }
+        for tag in tags {
+            match self.change_properties_of(repository, &tag, change).await {
+                // It was deleted meanwhile.
+                Ok(()) | Err(Error::ItemUnknown) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    async fn tags_of_any_kind(&self, repository: &RepositoryKey, image: &ImageName) -> Result<Vec<Item>> {
+        let mut found = Vec::new();
+        for prefix in [keys::tags(repository, image), keys::v1_tags(repository, image)] {
+            let mut after = None;
+            loop {
+                let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
+                let tags = rows.iter().filter_map(|(key, _)| key.text_after(&prefix)?.parse().ok());
+                found.extend(tags.map(|tag| Item::Tag(image.clone(), tag)));
+                if found.len() > TAGS_MAX {
+                    return Err(Error::PropertyInvalid(format!("the image has more than {TAGS_MAX} tags: change them one by one")));
+                }
+                match rows.last() {
+                    Some((last, _)) if rows.len() == SCAN_ENTRIES => after = Some(last.clone()),
+                    _ => break,
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn change_properties_of(&self, repository: &RepositoryKey, item: &Item, change: &PropertyChange) -> Result<()> {
@@ -171,6 +199,7 @@ impl Registry {
             let before = get_record::<Properties>(self.store.as_ref(), &key).await?;
             let (mut properties, seen) = before.map_or_else(Default::default, |(properties, seen)| (properties, Some(seen)));
             let mut batch = Batch::new();
+            self.expect_repository(&mut batch, repository).await?;
             // What goes away takes its properties with it: it must still be there.
             batch.expect(place, Some(seen_place)).expect(key.clone(), seen);
             match change {
@@ -195,6 +224,10 @@ impl Registry {
             }
             if properties.0.len() > NAMES_MAX {
                 return Err(Error::PropertyInvalid(format!("there may be {NAMES_MAX} properties")));
+            }
+            let bytes: usize = properties.0.iter().map(|(name, values)| name.len() + values.iter().map(String::len).sum::<usize>()).sum();
+            if bytes > BYTES_MAX {
+                return Err(Error::PropertyInvalid(format!("all properties together may have {BYTES_MAX} bytes")));
             }
             if properties.0.is_empty() {
                 batch.delete(key.clone());

@@ -81,6 +81,7 @@ pub(crate) struct RestCall {
     pub(crate) policy: Arc<Policy>,
     pub(crate) hide_unauthorized: bool,
     pub(crate) view: ClientView,
+    #[allow(dead_code)] // The routes for browsing read it.
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
     pub(crate) route: Rest,

@@ -73,12 +73,12 @@ impl Registry {
         }
         batch.delete(keys::manifest(repository, image, digest));
         let is_last = self.store.scan(&keys::manifests(repository, image), None, 2).await?.len() <= 1;
-        self.after_removal(batch, repository, image, seen_image, is_last)
+        self.after_removal(batch, repository, image, seen_image, is_last).await
     }
 
     /// Adds to the batch what the removal of a manifest or V1 tag means for its image. Renewing the row each time lets only
     /// one of two removals at once win, so that one of them sees that it is the last.
-    pub(crate) fn after_removal(
+    pub(crate) async fn after_removal(
         &self,
         batch: &mut Batch,
         repository: &RepositoryKey,
@@ -91,7 +91,9 @@ impl Registry {
         let vacant_since_ms = if is_last { row.vacant_since_ms.or(Some(self.clock.now_ms())) } else { None };
         batch.put_record(key, &Image { revision: crate::blobs::random_u64()?, vacant_since_ms, ..row });
         if is_last {
-            properties::unindex(batch, repository, &Item::Image(image.clone()), &properties::of_v1_name(image));
+            let item = Item::Image(image.clone());
+            properties::unindex(batch, repository, &item, &properties::of_v1_name(image));
+            self.forget_properties(batch, repository, &item).await?;
             self.look_at(batch, self.next_prune_ms(), &Candidate::Image(repository.clone(), image.clone()))?;
         }
         Ok(())
@@ -188,7 +190,6 @@ impl Registry {
                 return Ok(Verdict::Stays);
             }
         }
-        self.forget_properties(batch, repository, &Item::Image(image.clone())).await?;
         batch.expect(key.clone(), Some(seen)).delete(key);
         Ok(Verdict::Goes(Freed { images: 1, ..Freed::default() }, None))
     }

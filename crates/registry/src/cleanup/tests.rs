@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_names::{ApiVersion, ImageName, Reference, RepositoryKey, Tag};
+use berth_storage::keys::Item;
 use berth_storage::rocksdb::{self, Stores};
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use super::*;
 use crate::hash::digest_of;
+use crate::properties::PropertyChange;
 use crate::receive::Body;
 use crate::v1::{ImageId, Viewer};
 use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
@@ -49,14 +51,43 @@ type Place = (RepositoryKey, ImageName, Tag);
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Push { repository: usize, image: usize, tag: u8, layers: u8, shape: Shape },
-    PushV1 { image: usize, tag: u8, top: u8 },
-    Delete { which: u8 },
-    DeleteDigest { which: u8 },
-    DeleteV1Image { image: usize },
-    Promote { which: u8, image: usize, tag: u8, copy: bool },
+    Push {
+        repository: usize,
+        image: usize,
+        tag: u8,
+        layers: u8,
+        shape: Shape,
+    },
+    PushV1 {
+        image: usize,
+        tag: u8,
+        top: u8,
+    },
+    Delete {
+        which: u8,
+    },
+    DeleteDigest {
+        which: u8,
+    },
+    DeleteV1Image {
+        image: usize,
+    },
+    Promote {
+        which: u8,
+        image: usize,
+        tag: u8,
+        copy: bool,
+    },
+    /// Users say something about a tag, its image, or the V1 image that it points to.
+    Annotate {
+        which: u8,
+        what: u8,
+        value: u8,
+    },
     Collect,
-    Wait { hours: u8 },
+    Wait {
+        hours: u8,
+    },
 }
 
 /// What is pushed around an image.
@@ -245,6 +276,57 @@ impl Fixture {
         assert_eq!(tags, model.keys().cloned().collect());
     }
 
+    /// Says something about a tag, its image or what it points to, or takes it back. Others may be deleting it just now.
+    async fn annotate(&self, (repository, image, tag): &Place, content: &Content, what: u8, value: u8) {
+        let item = match (what, content) {
+            (0, _) => Item::Image(image.clone()),
+            (1, Content::V1(id)) => Item::V1Image(*id),
+            _ => Item::Tag(image.clone(), tag.clone()),
+        };
+        let change = match value {
+            0 => PropertyChange::Remove(BTreeSet::from(["team".to_owned()])),
+            _ => PropertyChange::Set(BTreeMap::from([("team".to_owned(), (0..value).map(|n| format!("v{n}")).collect())])),
+        };
+        match self.registry.change_properties(repository, &item, &change, what == 0).await {
+            Ok(()) | Err(Error::ItemUnknown) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The index finds what there is by everything that is said about it, and nothing else.
+    async fn verify_index(&self) {
+        let registry = &self.registry;
+        let mut expected = BTreeSet::new();
+        let mut items = BTreeSet::new();
+        for repository in REPOSITORIES.iter().chain(&["old", "older"]) {
+            let repository: RepositoryKey = repository.parse().unwrap();
+            for key in registry.keys_of(&keys::images(&repository)).await.unwrap() {
+                let image: ImageName = key.text_after(&keys::images(&repository)).unwrap().parse().unwrap();
+                for prefix in [keys::tags(&repository, &image), keys::v1_tags(&repository, &image)] {
+                    for key in registry.keys_of(&prefix).await.unwrap() {
+                        items.insert((repository.clone(), Item::Tag(image.clone(), key.text_after(&prefix).unwrap().parse().unwrap())));
+                    }
+                }
+                items.insert((repository.clone(), Item::Image(image)));
+            }
+            let all = keys::v1_images(&repository);
+            let ids = registry.keys_of(&all).await.unwrap();
+            items.extend(ids.iter().map(|key| (repository.clone(), Item::V1Image(key.v1_image_after(&all).unwrap()))));
+        }
+        for (repository, item) in &items {
+            match registry.properties(repository, item).await {
+                Ok(said) => {
+                    let pairs = said.into_iter().flat_map(|(name, values)| values.into_iter().map(move |value| (name.clone(), value)));
+                    expected.extend(pairs.map(|(name, value)| keys::found_by(&name, &value, repository, item).to_string()));
+                }
+                Err(Error::ItemUnknown) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let found: BTreeSet<String> = registry.keys_of(&keys::whole_family(b'n')).await.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected);
+    }
+
     /// Blobs that are stored, and those that some tag leads to.
     async fn stored_blobs(&self) -> usize {
         self.registry.keys_of(&keys::blobs()).await.unwrap().len()
@@ -257,6 +339,18 @@ impl Fixture {
 
 /// What one step changes in the model.
 type Change = Box<dyn FnOnce(&mut BTreeMap<Place, Content>) + Send>;
+
+fn put(place: Place, content: Content) -> Change {
+    Box::new(move |model| {
+        model.insert(place, content);
+    })
+}
+
+fn take(place: Place) -> Change {
+    Box::new(move |model| {
+        model.remove(&place);
+    })
+}
 
 fn place(repository: &str, image: usize, tag: u8) -> Place {
     (repository.parse().unwrap(), IMAGES[image].parse().unwrap(), format!("t{tag}").parse().unwrap())
@@ -283,7 +377,7 @@ fn begin<'f>(
             taken.insert(place.clone()).then(|| {
                 async move {
                     let content = fixture.push(&place, layers, shape, &holder).await;
-                    Box::new(move |model: &mut BTreeMap<_, _>| drop(model.insert(place, content))) as Change
+                    put(place, content)
                 }
                 .boxed()
             })
@@ -293,7 +387,7 @@ fn begin<'f>(
             taken.insert(place.clone()).then(|| {
                 async move {
                     let content = fixture.push_v1(&place, top, &holder).await;
-                    Box::new(move |model: &mut BTreeMap<_, _>| drop(model.insert(place, content))) as Change
+                    put(place, content)
                 }
                 .boxed()
             })
@@ -309,7 +403,7 @@ fn begin<'f>(
                         }
                         Content::V1(_) => fixture.registry.delete_v1_tag(repository, image, tag).await.unwrap(),
                     }
-                    Box::new(move |model: &mut BTreeMap<_, _>| drop(model.remove(&place))) as Change
+                    take(place)
                 }
                 .boxed()
             })
@@ -342,6 +436,16 @@ fn begin<'f>(
                         }
                         model.insert(to, content);
                     }) as Change
+                }
+                .boxed(),
+            )
+        }
+        Step::Annotate { which, what, value } => {
+            let (place, content) = nth(model, which)?;
+            Some(
+                async move {
+                    fixture.annotate(&place, &content, what, value).await;
+                    Box::new(unchanged) as Change
                 }
                 .boxed(),
             )
@@ -379,7 +483,8 @@ async fn alone(fixture: &Fixture, model: &mut BTreeMap<Place, Content>, step: St
             fixture.pass(u64::from(hours));
             fixture.collect().await;
         }
-        Step::Push { .. } | Step::PushV1 { .. } | Step::Delete { .. } | Step::Promote { .. } | Step::Collect => {}
+        Step::Push { .. } | Step::PushV1 { .. } | Step::Delete { .. } | Step::Promote { .. } => {}
+        Step::Annotate { .. } | Step::Collect => {}
     }
 }
 
@@ -394,6 +499,7 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
         1 => (0..2usize).prop_map(|image| Step::DeleteV1Image { image }),
         3 => (any::<u8>(), 0..2usize, 0..3u8, any::<bool>())
             .prop_map(|(which, image, tag, copy)| Step::Promote { which, image, tag, copy }),
+        4 => (any::<u8>(), 0..3u8, 0..4u8).prop_map(|(which, what, value)| Step::Annotate { which, what, value }),
         2 => Just(Step::Collect),
         1 => (1..30u8).prop_map(|hours| Step::Wait { hours }),
     ];
@@ -429,6 +535,7 @@ async fn history(rounds: Vec<Vec<Step>>) {
         }
         fixture.collect().await;
         fixture.verify(&model).await;
+        fixture.verify_index().await;
     }
     // What some tag leads to is all that is left once every push and every grace is over.
     fixture.pass(100);
@@ -490,7 +597,12 @@ async fn a_deleted_repository_leaves_nothing_and_its_key_can_be_used_again() {
         fixture.push(&place("dev", n % 2, n as u8), 0b1011, shape, "a").await;
         fixture.push(&place("prod", 0, n as u8), 0b11, shape, "a").await;
     }
-    fixture.push_v1(&place("old", 0, 0), 5, "a").await;
+    let content = fixture.push_v1(&place("old", 0, 0), 5, "a").await;
+    for what in 0..3 {
+        fixture.annotate(&place("old", 0, 0), &content, what, 3).await;
+        fixture.annotate(&place("dev", 0, 0), &content, what, 3).await;
+    }
+    fixture.verify_index().await;
     let dev: RepositoryKey = "dev".parse().unwrap();
     assert!(matches!(
         fixture.registry.create_repository(&Repository::new(dev.clone(), ApiVersion::V1)).await,

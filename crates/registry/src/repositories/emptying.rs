@@ -87,24 +87,32 @@ impl Registry {
         })
         .await?;
         self.delete_v1_tags(repository, image).await?;
-        let mut batch = Batch::new();
-        self.forget_properties(&mut batch, repository, &Item::Image(image.clone())).await?;
-        batch.delete(keys::image(repository, image));
-        Ok(self.store.commit(batch).await?)
+        // The collector may be looking at the same image.
+        self.commit_with(|| async {
+            let mut batch = Batch::new();
+            self.forget_properties(&mut batch, repository, &Item::Image(image.clone())).await?;
+            batch.delete(keys::image(repository, image));
+            Ok((batch, ()))
+        })
+        .await
     }
 
     /// Tags can no longer be found by what is said about them.
     async fn forget_tags(&self, repository: &RepositoryKey, image: &ImageName) -> Result<()> {
         let (prefix, mut after) = (keys::tags(repository, image), None);
         loop {
-            let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            let mut batch = Batch::new();
-            for (key, seen) in &rows {
-                let tag = key.text_after(&prefix).and_then(|text| text.parse().ok());
-                let (Some(tag), Some(row)) = (tag, records::Tag::decode(seen)) else { continue };
-                self.forget_tag(&mut batch, (repository, image, &tag), &row).await?;
-            }
-            self.store.commit(batch).await?;
+            let rows = self
+                .commit_with(|| async {
+                    let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
+                    let mut batch = Batch::new();
+                    for (key, seen) in &rows {
+                        let tag = key.text_after(&prefix).and_then(|text| text.parse().ok());
+                        let (Some(tag), Some(row)) = (tag, records::Tag::decode(seen)) else { continue };
+                        self.forget_tag(&mut batch, (repository, image, &tag), &row).await?;
+                    }
+                    Ok((batch, rows))
+                })
+                .await?;
             match rows.last() {
                 Some((last, _)) if rows.len() == SCAN_ENTRIES => after = Some(last.clone()),
                 _ => return Ok(()),

@@ -93,7 +93,7 @@ impl Registry {
         batch.expect(keys::image(repository, image), seen_image.clone());
         self.drop_v1_tags(batch, repository, image, tags).await?;
         let left = self.store.scan(&keys::v1_tags(repository, image), None, tags.len() + 1).await?.len();
-        self.after_removal(batch, repository, image, seen_image, left <= tags.len())
+        self.after_removal(batch, repository, image, seen_image, left <= tags.len()).await
     }
 
     async fn drop_v1_tags(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, tags: &[SeenTag]) -> Result<()> {

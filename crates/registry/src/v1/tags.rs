@@ -61,6 +61,8 @@ impl Registry {
             }
             batch.delete(keys::v1_tag_of(repository, &old.id, image, tag));
             properties::unindex(batch, repository, &item, &properties::of_v1_tag(tag, old));
+            // What was said was said about what is no longer there.
+            self.forget_properties(batch, repository, &item).await?;
             let replaced_ms = self.clock.now_ms() + self.cleanup_times.replaced_ms;
             self.look_at(batch, replaced_ms, &Candidate::V1Image(repository.clone(), old.id))?;
         }
@@ -97,7 +99,7 @@ impl Registry {
         self.forget_v1_tag(batch, (repository, image, tag), &row).await?;
         self.look_at(batch, self.clock.now_ms(), &Candidate::V1Image(repository.clone(), row.id))?;
         let is_last = self.store.scan(&keys::v1_tags(repository, image), None, 2).await?.len() <= 1;
-        self.after_removal(batch, repository, image, seen_image, is_last)
+        self.after_removal(batch, repository, image, seen_image, is_last).await
     }
 
     /// Removes all tags of an image; what only they led to goes soon after. Returns how many there were.
@@ -125,7 +127,7 @@ impl Registry {
                     if rows.is_empty() {
                         return Ok((Batch::deferred(), 0));
                     }
-                    self.after_removal(&mut batch, repository, image, seen_image, rows.len() < SCAN_ENTRIES)?;
+                    self.after_removal(&mut batch, repository, image, seen_image, rows.len() < SCAN_ENTRIES).await?;
                     Ok((batch, rows.len()))
                 })
                 .await?;
