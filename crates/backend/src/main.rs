@@ -13,8 +13,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_names::AccountName;
+use berth_names::{AccountName, RepositoryKey};
 use berth_registry::access::{Access, random_password};
+use berth_registry::v1::migration::Verified;
 use berth_registry::{Clock, Registry, Repository};
 use berth_storage::rocksdb::{self, Stores};
 use clap::{Parser, Subcommand};
@@ -87,6 +88,16 @@ enum Command {
         #[command(subcommand)]
         command: operator::TokenCommand,
     },
+    /// Check migrated tags again: that each is what its receipt says, down to the unpacked layers. The backend must not be
+    /// running.
+    VerifyMigration {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// Check the tags of this V2 repository only.
+        #[arg(long)]
+        repository: Option<RepositoryKey>,
+    },
     /// Check the configuration, then every digest and reference in the store. The backend must not be running.
     Check {
         /// The configuration file.
@@ -122,6 +133,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group { config, command } => manage(&runtime, operator::group(&Config::load(&config)?, command)),
         Command::Permission { config, command } => manage(&runtime, operator::permission(&Config::load(&config)?, command)),
         Command::Token { config, command } => manage(&runtime, operator::token(&Config::load(&config)?, command)),
+        Command::VerifyMigration { config, repository } => runtime.block_on(verify_migration(&Config::load(&config)?, repository.as_ref())),
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());
@@ -167,6 +179,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let housekeeping = tokio::spawn(keep_house(registry.clone()));
     let collecting = registry.clone();
     let collecting = tokio::spawn(async move { collecting.keep_collecting().await });
+    let jobs = registry.clone();
     println!("berth-backend ready");
     std::io::stdout().flush()?;
 
@@ -179,6 +192,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
         tracing::info!("stopping: no new connections, waiting for transfers under way");
     };
     server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
+    jobs.stop_jobs();
     for task in [housekeeping, collecting] {
         task.abort();
         let _ = task.await;
@@ -226,6 +240,11 @@ async fn keep_house(registry: Registry) {
         Ok(emptied) => tracing::info!(emptied, "repositories that were being deleted are gone"),
         Err(error) => tracing::error!(%error, "a deleted repository could not be emptied"),
     }
+    match registry.resume_jobs().await {
+        Ok(0) => {}
+        Ok(resumed) => tracing::info!(resumed, "migrations go on where the last run stopped"),
+        Err(error) => tracing::error!(%error, "migrations could not be resumed"),
+    }
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
         interval.tick().await;
@@ -236,6 +255,23 @@ async fn keep_house(registry: Registry) {
         }
         if let Err(error) = registry.expire_leases().await {
             tracing::error!(%error, "what pushes relied on could not be looked at");
+        }
+    }
+}
+
+async fn verify_migration(config: &Config, repository: Option<&RepositoryKey>) -> anyhow::Result<ExitCode> {
+    let (_stores, registry) = open(config)?;
+    let verified = registry.verify_migration(repository).await?;
+    for problem in verified.problems.iter().take(PROBLEMS_SHOWN_MAX) {
+        println!("problem: {problem}");
+    }
+    let Verified { tags, moved, layers, .. } = verified;
+    println!("{tags} tags are what was migrated, {layers} layers unpacked and hashed; {moved} tags were pushed to since");
+    match verified.problems.len() {
+        0 => Ok(ExitCode::SUCCESS),
+        problems => {
+            println!("{problems} problems found");
+            Ok(ExitCode::FAILURE)
         }
     }
 }

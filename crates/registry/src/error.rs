@@ -37,6 +37,15 @@ pub enum Error {
         /// How much may be.
         max: usize,
     },
+    /// A migration that can't be.
+    #[error("{0}")]
+    MigrationInvalid(&'static str),
+    /// Too many jobs work or wait.
+    #[error("{max} jobs are under way; try again when one has ended")]
+    TooManyJobs {
+        /// How many may be.
+        max: usize,
+    },
     /// The target repository has another V1 image under an id that is to be promoted.
     #[error("the target has another V1 image called {0}")]
     V1ImageDiffers(ImageId),

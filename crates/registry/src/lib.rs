@@ -73,6 +73,8 @@ pub struct Registry {
     busy_uploads: Arc<Mutex<HashSet<UploadId>>>,
     /// At least how many uploads each owner has open.
     upload_counts: Arc<Mutex<HashMap<String, usize>>>,
+    /// Migrations under way.
+    jobs: Arc<v1::migration::LiveJobs>,
 }
 
 impl Registry {
@@ -88,6 +90,7 @@ impl Registry {
             freed: Arc::default(),
             busy_uploads: Arc::default(),
             upload_counts: Arc::default(),
+            jobs: Arc::default(),
         }
     }
 

@@ -14,7 +14,8 @@ use crate::blobs::{damaged, random_u64};
 use crate::hash::digest_of;
 use crate::properties;
 use crate::{Error, Registry, Result};
-use document::{Document, Need};
+pub(crate) use document::Document;
+use document::Need;
 
 /// The largest manifest that is accepted, in bytes (as distribution, zot and Harbor do).
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -75,6 +76,11 @@ pub struct ReferrerDescriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Reads a manifest that this registry has made itself.
+pub(crate) fn read(media_type: &str, bytes: &[u8]) -> Result<Document> {
+    Document::parse(Some(media_type), bytes)
+}
+
 impl Registry {
     /// The manifest that a tag or digest names.
     ///
@@ -119,25 +125,38 @@ impl Registry {
         };
         let document = Document::parse(media_type, &bytes)?;
         self.commit_with(|| async {
-            let mut batch = Batch::new();
-            self.expect_repository(&mut batch, repository).await?;
-            self.require(&mut batch, repository, image, &document).await?;
-            self.renew_image(&mut batch, repository, image).await?;
-            self.add_manifest(&mut batch, repository, image, &digest, &document, &bytes);
-            match reference {
-                Reference::Tag(tag) => {
-                    let row = self.tag_row(digest, &document.media_type, document.size());
-                    self.point_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
-                }
-                // An index, or a tag, that is to name it comes later.
-                Reference::Digest(_) => self.hold(&mut batch, keys::lease(repository, image, &digest), push.holder).await?,
-            }
-            let named = document.needs.iter().map(|need| keys::lease(repository, image, need.digest()));
-            self.release(&mut batch, named.collect(), push.holder).await?;
+            let batch =
+                self.manifest_batch((repository, image, reference), (&digest, &document, &bytes), self.clock.now_ms(), push).await?;
             Ok((batch, ()))
         })
         .await?;
         Ok(StoredManifest { digest, subject: document.subject })
+    }
+
+    /// The batch that stores a manifest and points a tag to it, if that is what it is called, as of `updated_ms`.
+    pub(crate) async fn manifest_batch(
+        &self,
+        (repository, image, reference): (&RepositoryKey, &ImageName, &Reference),
+        (digest, document, bytes): (&Digest, &Document, &Bytes),
+        updated_ms: u64,
+        push: Push<'_>,
+    ) -> Result<Batch> {
+        let mut batch = Batch::new();
+        self.expect_repository(&mut batch, repository).await?;
+        self.require(&mut batch, repository, image, document).await?;
+        self.renew_image(&mut batch, repository, image).await?;
+        self.add_manifest(&mut batch, repository, image, digest, document, bytes);
+        match reference {
+            Reference::Tag(tag) => {
+                let row = records::Tag { digest: *digest, updated_ms, media_type: document.media_type.clone(), size: document.size() };
+                self.point_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
+            }
+            // An index, or a tag, that is to name it comes later.
+            Reference::Digest(_) => self.hold(&mut batch, keys::lease(repository, image, digest), push.holder).await?,
+        }
+        let named = document.needs.iter().map(|need| keys::lease(repository, image, need.digest()));
+        self.release(&mut batch, named.collect(), push.holder).await?;
+        Ok(batch)
     }
 
     /// Makes the batch depend on everything that the manifest needs being there, with the right sizes.
@@ -204,10 +223,6 @@ impl Registry {
         batch.put(keys::manifest(repository, image, digest), WithBody { record, body: bytes.clone() }.encode());
     }
 
-    fn tag_row(&self, digest: Digest, media_type: &str, size: u64) -> records::Tag {
-        records::Tag { digest, updated_ms: self.clock.now_ms(), media_type: media_type.to_owned(), size }
-    }
-
     pub(crate) async fn point_tag(
         &self,
         batch: &mut Batch,
@@ -226,6 +241,7 @@ impl Registry {
             if old.digest != *digest {
                 // What was said was said about what is no longer there.
                 self.forget_properties(batch, repository, &item).await?;
+                batch.delete(keys::receipt(repository, image, tag));
                 let replaced = Candidate::Manifest(repository.clone(), image.clone(), old.digest);
                 self.look_at(batch, self.clock.now_ms() + self.cleanup_times.replaced_ms, &replaced)?;
             }

@@ -274,7 +274,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Adds to the batch that a V2 tag, whose row is given, can no longer be found, and what was said about it is forgotten.
+    /// Adds to the batch that a V2 tag, whose row is given, can no longer be found, and what was said about it is forgotten,
+    /// where it was migrated from included.
     pub(crate) async fn forget_tag(
         &self,
         batch: &mut Batch,
@@ -283,6 +284,7 @@ impl Registry {
     ) -> Result<()> {
         let item = Item::Tag(image.clone(), tag.clone());
         unindex(batch, repository, &item, &of_tag(image, tag, row));
+        batch.delete(keys::receipt(repository, image, tag));
         self.forget_properties(batch, repository, &item).await
     }
 

@@ -5,6 +5,7 @@
 //! Ids are chosen by clients, so they mean something only within their repository.
 
 mod images;
+pub mod migration;
 mod promotion;
 mod search;
 mod sums;

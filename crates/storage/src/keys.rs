@@ -13,14 +13,17 @@
 //! | `c` | time, what | – | what may have become unreachable, and when to look |
 //! | `d` | name | – | repositories of the configuration that were created once |
 //! | `D` | data id | – | this data has an owner; data without one is garbage |
+//! | `e` | V1 layer's digest | [`v1::Conversion`](crate::records::v1::Conversion) | what a V1 layer became for V2 clients |
 //! | `g` | group name, user name | – | members of a group |
 //! | `G` | group name | [`Group`](crate::records::Group) | groups |
 //! | `i` | repository, image | [`Image`](crate::records::Image) | images by repository |
+//! | `j` | job id | [`Job`](crate::records::Job) | migrations, under way and done |
 //! | `k` | repository, image, digest | – | link: the blob is readable through this image |
 //! | `K` | digest, repository, image | – | who links a blob |
 //! | `l` | repository, image, digest | [`Lease`](crate::records::Lease) | who relies on something in an image that no tag leads to |
 //! | `L` | repository, V1 image id | [`Lease`](crate::records::Lease) | the same for V1 images |
 //! | `m` | repository, image, digest | [`Manifest`](crate::records::Manifest) + bytes | manifests |
+//! | `M` | repository, image, tag | [`v1::Receipt`](crate::records::v1::Receipt) | what V1 tag a tag was migrated from |
 //! | `n` | property, value, repository, item | – | what has a property |
 //! | `o` | owner, upload id | – | open uploads by owner |
 //! | `p` | repository, item | [`Properties`](crate::records::Properties) | what users say about an image, tag or V1 image |
@@ -43,6 +46,7 @@
 //! | `Z` | repository | – | deleted repositories that are being emptied |
 
 mod cleanup;
+mod migration;
 mod properties;
 
 use std::fmt;
@@ -52,6 +56,7 @@ use berth_names::{AccountName, Digest, ImageName, RepositoryKey, Tag};
 use crate::blobs::DataId;
 use crate::v1::ImageId;
 pub use cleanup::{Candidate, candidate, candidates, lease, leases, split_candidate, v1_lease, v1_leases};
+pub use migration::{all_receipts, conversion, job, jobs, receipt, receipts, receipts_in, split_receipt};
 pub use properties::{Item, found_by, having, having_in, having_like, properties, properties_in, split_found_by, split_properties};
 
 /// A whole key.

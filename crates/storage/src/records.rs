@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_names::{AccountName, ApiVersion, Digest, ImageName, RepositoryKey};
+use berth_names::{AccountName, ApiVersion, Digest, ImageName, RepositoryKey, Tag as TagName};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,7 @@ json_records!(
     Blob,
     Group,
     Image,
+    Job,
     Lease,
     Permission,
     Properties,
@@ -90,7 +91,9 @@ json_records!(
     SigningKey,
     Tag,
     User,
+    v1::Conversion,
     v1::Image,
+    v1::Receipt,
     v1::Tag
 );
 
@@ -314,9 +317,83 @@ pub struct SigningKey {
     pub created_ms: u64,
 }
 
+/// A migration of V1 images into a V2 repository, under way or done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Job {
+    /// The V1 repository.
+    pub source: RepositoryKey,
+    /// The V2 repository.
+    pub target: RepositoryKey,
+    /// The image; `None`: all.
+    pub image: Option<ImageName>,
+    /// The tag; `None`: all.
+    pub tag: Option<TagName>,
+    /// Whether nothing is changed.
+    pub dry_run: bool,
+    /// Who asked for it; `None`: the operator.
+    pub owner: Option<AccountName>,
+    /// Whether it goes on by itself after a restart: whoever asked for it may do everything in both repositories.
+    pub resumes: bool,
+    /// How it stands.
+    pub state: JobState,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// When it ended, in milliseconds since 1970.
+    pub ended_ms: Option<u64>,
+    /// What it has done.
+    pub done: JobDone,
+    /// The tags that could not be migrated, as far as they are kept.
+    pub failures: Vec<JobFailure>,
+}
+
+/// How a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// It is under way.
+    Running,
+    /// It has looked at every tag.
+    Finished,
+    /// It was stopped, or the process ended, before that. Asked for again, it goes on.
+    Interrupted,
+}
+
+/// What a job has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobDone {
+    /// Tags that were migrated.
+    pub migrated: u64,
+    /// Tags that had been migrated before and have not changed.
+    pub unchanged: u64,
+    /// Tags that could not be migrated.
+    pub failed: u64,
+    /// Layers that V2 clients get as they were pushed.
+    pub layers_reused: u64,
+    /// Layers that had to be packed anew.
+    pub layers_repacked: u64,
+    /// Bytes of layers that were read through, because they had to be packed anew or nobody knew what they unpack to.
+    pub bytes_read: u64,
+}
+
+/// A tag that could not be migrated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobFailure {
+    /// The image.
+    pub image: ImageName,
+    /// Its tag.
+    pub tag: TagName,
+    /// Why, in words for the person who reads it.
+    pub reason: String,
+}
+
 /// Records that only Docker V1 has.
 pub mod v1 {
-    use super::{Deserialize, Digest, Serialize};
+    use berth_names::{ImageName, RepositoryKey};
+
+    use super::{Deserialize, Digest, Serialize, TagName};
     use crate::v1::ImageId;
 
     /// A V1 image; its JSON is stored beside it.
@@ -363,6 +440,53 @@ pub mod v1 {
         pub updated_ms: u64,
         /// The `User-Agent` of the client that moved it, from which the protocol's push information is made.
         pub user_agent: String,
+    }
+
+    /// What a V1 layer became for V2 clients. It goes with the V1 layer's blob.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Conversion {
+        /// The digest of the uncompressed tar.
+        pub diff_id: Digest,
+        /// The blob that V2 clients get: the V1 layer's own if it was gzip already.
+        pub digest: Digest,
+        /// Length of that in bytes.
+        pub size: u64,
+    }
+
+    /// What a tag of a V2 repository was made from. It goes with the tag.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct Receipt {
+        /// The V1 repository.
+        pub source: RepositoryKey,
+        /// The image there.
+        pub image: ImageName,
+        /// Its tag there.
+        pub tag: TagName,
+        /// The V1 image that the tag pointed to.
+        pub id: ImageId,
+        /// That image and all below it, root first.
+        pub layers: Vec<ReceiptLayer>,
+        /// The config that was made.
+        pub config: Digest,
+        /// The manifest that was made.
+        pub manifest: Digest,
+        /// When, in milliseconds since 1970.
+        pub migrated_ms: u64,
+    }
+
+    /// What one V1 image became.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct ReceiptLayer {
+        /// The V1 image.
+        pub id: ImageId,
+        /// Its layer as it was pushed.
+        pub layer: Digest,
+        /// The digest of its uncompressed tar.
+        pub diff_id: Digest,
+        /// The layer that V2 clients get; none if there is nothing in it, which V2 says without a layer.
+        pub blob: Option<Digest>,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use berth_registry::{Body, Interrupted};
 use berth_storage::BlobStream;
 use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -23,7 +24,7 @@ const DRAIN_BYTES_MAX: usize = 1 << 20;
 /// How long that may take.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// An answer's body, whose length is always known.
+/// An answer's body. Its length is known, but for one that tells of something while it happens.
 pub(crate) enum ResponseBody {
     /// In memory; taken when sent.
     Whole(Option<Bytes>),
@@ -34,6 +35,8 @@ pub(crate) enum ResponseBody {
         /// The pieces.
         pieces: BlobStream,
     },
+    /// Told while it happens.
+    Live(BoxStream<'static, Bytes>),
 }
 
 impl ResponseBody {
@@ -62,6 +65,7 @@ impl http_body::Body for ResponseBody {
                 }
                 None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
             }),
+            Self::Live(pieces) => pieces.as_mut().poll_next(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -70,10 +74,11 @@ impl http_body::Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match self {
-            Self::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
-            Self::Stream { left, .. } => *left,
-        })
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream { left, .. } => SizeHint::with_exact(*left),
+            Self::Live(_) => SizeHint::default(),
+        }
     }
 }
 

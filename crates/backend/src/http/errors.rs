@@ -46,6 +46,7 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         | Error::RepositoryNotEmpty(_)
         | Error::ApiVersionsDiffer(..)
         | Error::PromotionInvalid(_)
+        | Error::MigrationInvalid(_)
         | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
         Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, "DENIED"),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "UNAVAILABLE"),
@@ -63,7 +64,7 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         Error::ChunkOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
         Error::Interrupted => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
-        Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } => {
+        Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
         }
         Error::TagExists(_) => (StatusCode::FORBIDDEN, "DENIED"),
@@ -89,6 +90,7 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         | Error::RepositoryNotEmpty(_)
         | Error::ApiVersionsDiffer(..)
         | Error::PromotionInvalid(_)
+        | Error::MigrationInvalid(_)
         | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, own.as_str()),
         Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, own.as_str()),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, own.as_str()),
@@ -104,7 +106,9 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         Error::V1ChecksumMissing => (StatusCode::BAD_REQUEST, "Missing Image's checksum"),
         Error::Interrupted | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "Truncated layer"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, own.as_str()),
-        Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } => (StatusCode::TOO_MANY_REQUESTS, own.as_str()),
+        Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, own.as_str())
+        }
         Error::TagExists(_) => (StatusCode::FORBIDDEN, own.as_str()),
         Error::ManifestUnknown(_)
         | Error::BlobUnknown(_)
@@ -145,7 +149,7 @@ fn advise(answer: Answer, error: &Error) -> Answer {
     match error {
         Error::TooContended | Error::TooManyLogins => answer.with(RETRY_AFTER, "1"),
         Error::LoginsBlocked { wait } => answer.with(RETRY_AFTER, wait.as_secs().max(1).to_string()),
-        Error::TooManyUploads { .. } => answer.with(RETRY_AFTER, "60"),
+        Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => answer.with(RETRY_AFTER, "60"),
         // The rest of the body is not going to be read.
         Error::Interrupted => answer.with(CONNECTION, "close"),
         _ => answer,

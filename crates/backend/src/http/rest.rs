@@ -2,6 +2,7 @@
 
 mod access;
 mod forms;
+mod migration;
 mod promotion;
 mod repositories;
 mod system;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use berth_names::{AccountName, ApiVersion, ImageName, RepositoryKey};
 use berth_registry::access::{Access, Caller, Policy, Right};
+use berth_registry::v1::migration::JobId;
 use berth_registry::{Body, Error, Registry, Repository};
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, Method, StatusCode};
@@ -62,6 +64,12 @@ pub(crate) enum Rest {
     SystemVersion,
     /// Images from one repository to another.
     Promote(ApiVersion, RepositoryKey),
+    /// V1 images into a V2 repository.
+    Migrate(RepositoryKey),
+    /// What tags of a repository were migrated from.
+    Receipts(RepositoryKey),
+    ListJobs,
+    GetJob(JobId),
     /// What cleanup has removed.
     Freed,
     /// Cleanup, now.
@@ -121,11 +129,17 @@ pub(crate) fn health(path: &str, method: &Method) -> Option<Result<Rest, Refusal
 
 /// What can be done with a docker repository that no docker client does.
 fn docker(method: &Method, path: &str) -> Result<Rest, Refusal> {
-    let (key, action) = path.split_once('/').ok_or(Refusal::NotFound)?;
+    let (key, action) = path.split_once('/').unwrap_or((path, ""));
+    if key == "jobs" && !action.starts_with("v1/") && !action.starts_with("v2/") {
+        let route = if action.is_empty() { Rest::ListJobs } else { Rest::GetJob(action.parse().map_err(|_| Refusal::NotFound)?) };
+        return only(method, Method::GET, route);
+    }
     let key = || key.parse::<RepositoryKey>().map_err(|_| Refusal::InvalidRepositoryKey);
     match action {
         "v1/promote" => only(method, Method::POST, Rest::Promote(ApiVersion::V1, key()?)),
         "v2/promote" => only(method, Method::POST, Rest::Promote(ApiVersion::V2, key()?)),
+        "v1/migrate" => only(method, Method::POST, Rest::Migrate(key()?)),
+        "v2/receipts" => only(method, Method::GET, Rest::Receipts(key()?)),
         _ => Err(Refusal::NotFound),
     }
 }
@@ -182,10 +196,21 @@ enum Demand {
 
 fn demand(route: &Rest) -> Demand {
     match route {
-        Rest::ListRepositories | Rest::GetRepository(_) | Rest::Promote(..) | Rest::SystemPing | Rest::Alive | Rest::Ready => {
-            Demand::Nothing
-        }
-        Rest::ChangePassword | Rest::ListTokens | Rest::CreateToken | Rest::RevokeToken(_) | Rest::SystemVersion => Demand::User,
+        Rest::ListRepositories
+        | Rest::GetRepository(_)
+        | Rest::Promote(..)
+        | Rest::Receipts(_)
+        | Rest::SystemPing
+        | Rest::Alive
+        | Rest::Ready => Demand::Nothing,
+        Rest::ChangePassword
+        | Rest::ListTokens
+        | Rest::CreateToken
+        | Rest::RevokeToken(_)
+        | Rest::SystemVersion
+        | Rest::Migrate(_)
+        | Rest::ListJobs
+        | Rest::GetJob(_) => Demand::User,
         Rest::List(_)
         | Rest::Get(..)
         | Rest::Put(..)
@@ -226,6 +251,10 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
         Rest::UpdateRepository(key) => repositories::update(call, key, body).await,
         Rest::DeleteRepository(key) => repositories::delete(call, key).await,
         Rest::Promote(api_version, key) => promotion::promote(call, *api_version, key, body).await,
+        Rest::Migrate(key) => migration::migrate(call, key, body).await,
+        Rest::Receipts(key) => migration::receipts(call, key).await,
+        Rest::ListJobs => migration::list(call).await,
+        Rest::GetJob(id) => migration::get(call, id).await,
         Rest::SystemPing => Ok(system::ping()),
         Rest::SystemVersion => Ok(system::version()),
         Rest::Freed => Ok(system::freed(call)),

@@ -193,8 +193,10 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
 
 /// Whether the path behind `docker/` is about what is done to a repository rather than what docker asks of it.
 fn is_action(docker: &str) -> bool {
-    let action = docker.split_once('/').map_or("", |(_, action)| action);
-    matches!(action, "v1/promote" | "v2/promote" | "v1/migrate" | "v1/ancestry" | "v1/info" | "v2/info") || docker.starts_with("jobs/")
+    let (front, action) = docker.split_once('/').unwrap_or((docker, ""));
+    // A repository may be called `jobs` as well.
+    let is_job = front == "jobs" && !matches!(action.split('/').next(), Some("v1" | "v2"));
+    is_job || matches!(action, "v1/promote" | "v2/promote" | "v1/migrate" | "v1/ancestry" | "v1/info" | "v2/info" | "v2/receipts")
 }
 
 impl Target<'_> {

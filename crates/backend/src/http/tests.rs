@@ -12,6 +12,7 @@ use crate::server;
 
 mod access;
 mod life;
+mod migration;
 
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"

@@ -155,7 +155,7 @@ impl Registry {
         if self.any(&keys::links_of(digest)).await? || self.any(&keys::v1_users_of(digest)).await? {
             return Ok(Verdict::Stays);
         }
-        batch.expect(key.clone(), Some(seen)).delete(key);
+        batch.expect(key.clone(), Some(seen)).delete(key).delete(keys::conversion(digest));
         let data = match blob.place {
             Place::Small => {
                 batch.delete(keys::small_blob(digest));

@@ -4,7 +4,8 @@
 //! with every tag deleted and every lease over, nothing may be left: neither a row nor a file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use berth_names::{ApiVersion, ImageName, Reference, RepositoryKey, Tag};
 use berth_storage::keys::Item;
@@ -18,6 +19,7 @@ use super::*;
 use crate::hash::digest_of;
 use crate::properties::PropertyChange;
 use crate::receive::Body;
+use crate::v1::migration::{Allowed, JobState, MigrationOrder};
 use crate::v1::{ImageId, Viewer};
 use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
 
@@ -84,6 +86,9 @@ enum Step {
         what: u8,
         value: u8,
     },
+    Migrate {
+        which: u8,
+    },
     Collect,
     Wait {
         hours: u8,
@@ -98,10 +103,13 @@ enum Shape {
     Referred,
 }
 
+/// A tar, so that V1 layers can be migrated; not packed, so that they have to be packed for it.
 fn layer(number: u8) -> Bytes {
-    let mut bytes = vec![number; LAYER_BYTES + usize::from(number)];
-    bytes[0] = b'L';
-    bytes.into()
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(LAYER_BYTES as u64);
+    archive.append_data(&mut header, "file", vec![number; LAYER_BYTES].as_slice()).unwrap();
+    archive.into_inner().unwrap().into()
 }
 
 /// V1 images form a tree: 1 is the root of all, 2 and 3 stand on it, 4 and 5 on 2, 6 and 7 on 3.
@@ -337,6 +345,27 @@ impl Fixture {
     }
 }
 
+impl Fixture {
+    /// Migrates one tag; returns what it has become.
+    async fn migrate(&self, from: &Place, to: &Place) -> berth_names::Digest {
+        let order = MigrationOrder {
+            source: from.0.clone(),
+            target: to.0.clone(),
+            image: Some(from.1.clone()),
+            tag: Some(from.2.clone()),
+            dry_run: false,
+            owner: None,
+            resumes: false,
+        };
+        let id = self.registry.start_migration(order, Arc::new(|_| Allowed::Yes(ExistingTag::Moves))).await.unwrap();
+        if let Some((_, Some(mut watch))) = self.registry.job(&id).await.unwrap() {
+            let job = watch.wait_for(|job| job.state != JobState::Running).await.unwrap();
+            assert_eq!((job.state, job.done.failed), (JobState::Finished, 0), "{:?}", job.failures);
+        }
+        self.registry.manifest(&to.0, &to.1, &Reference::Tag(to.2.clone())).await.unwrap().digest
+    }
+}
+
 /// What one step changes in the model.
 type Change = Box<dyn FnOnce(&mut BTreeMap<Place, Content>) + Send>;
 
@@ -450,6 +479,22 @@ fn begin<'f>(
                 .boxed(),
             )
         }
+        Step::Migrate { which } => {
+            let ((repository, image, tag), content) = nth(model, which)?;
+            let from = (repository, image.clone(), tag.clone());
+            let to: Place = (REPOSITORIES[0].parse().unwrap(), image, tag);
+            if !matches!(content, Content::V1(_)) || taken.contains(&from) || taken.contains(&to) {
+                return None;
+            }
+            taken.extend([from.clone(), to.clone()]);
+            Some(
+                async move {
+                    let digest = fixture.migrate(&from, &to).await;
+                    put(to, Content::V2(digest))
+                }
+                .boxed(),
+            )
+        }
         Step::Collect => Some(
             async move {
                 fixture.registry.collect_garbage().await.unwrap();
@@ -484,7 +529,7 @@ async fn alone(fixture: &Fixture, model: &mut BTreeMap<Place, Content>, step: St
             fixture.collect().await;
         }
         Step::Push { .. } | Step::PushV1 { .. } | Step::Delete { .. } | Step::Promote { .. } => {}
-        Step::Annotate { .. } | Step::Collect => {}
+        Step::Annotate { .. } | Step::Migrate { .. } | Step::Collect => {}
     }
 }
 
@@ -500,6 +545,7 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
         3 => (any::<u8>(), 0..2usize, 0..3u8, any::<bool>())
             .prop_map(|(which, image, tag, copy)| Step::Promote { which, image, tag, copy }),
         4 => (any::<u8>(), 0..3u8, 0..4u8).prop_map(|(which, what, value)| Step::Annotate { which, what, value }),
+        3 => any::<u8>().prop_map(|which| Step::Migrate { which }),
         2 => Just(Step::Collect),
         1 => (1..30u8).prop_map(|hours| Step::Wait { hours }),
     ];
@@ -555,23 +601,27 @@ async fn history(rounds: Vec<Vec<Step>>) {
     fixture.pass(1);
     fixture.collect().await;
     fixture.registry.expire_leases().await.unwrap();
-    let left: Vec<String> = fixture.registry.all_keys().await.iter().filter(|key| !key.starts_with(['0', 'R'])).cloned().collect();
+    let left: Vec<String> = fixture.registry.all_keys().await.iter().filter(|key| !key.starts_with(['0', 'R', 'j'])).cloned().collect();
     assert_eq!(left, Vec::<String>::new(), "rows are left");
 }
 
-/// The collector is never still while the work goes on.
+/// The collector is never still while the work goes on. It is not cut off at the end: cut off between a commit and the
+/// deletion of the file, as by a crash, it would leave the file to the sweep.
 async fn while_collecting<T>(fixture: &Fixture, work: impl Future<Output = T>) -> T {
+    let is_done = AtomicBool::new(false);
+    let work = async {
+        let outcome = work.await;
+        is_done.store(true, Ordering::Relaxed);
+        outcome
+    };
     let collecting = async {
-        loop {
+        while !is_done.load(Ordering::Relaxed) {
             fixture.registry.collect_garbage().await.unwrap();
             // What a deletion in this very millisecond left is due in the next.
             tokio::time::sleep(std::time::Duration::from_micros(200)).await;
         }
     };
-    tokio::select! {
-        done = work => done,
-        () = collecting => unreachable!("it never ends"),
-    }
+    tokio::join!(work, collecting).0
 }
 
 /// The time that a client takes between two requests.

@@ -14,7 +14,7 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// What the registry needs to know of a manifest.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Document {
+pub(crate) struct Document {
     pub(super) media_type: String,
     pub(super) needs: Vec<Need>,
     pub(super) subject: Option<Digest>,
@@ -24,7 +24,7 @@ pub(super) struct Document {
 
 /// Something that must be in the image before the manifest can be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Need {
+pub(crate) enum Need {
     Blob { digest: Digest, size: Option<u64> },
     Manifest { digest: Digest, size: Option<u64> },
 }

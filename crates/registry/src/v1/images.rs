@@ -21,7 +21,7 @@ use crate::{Error, Registry, Result};
 pub const IMAGE_JSON_BYTES_MAX: usize = 1 << 20;
 
 /// The longest chain of parents that is followed. Docker's storage drivers end at 127.
-const ANCESTORS_MAX: usize = 1024;
+pub(super) const ANCESTORS_MAX: usize = 1024;
 
 /// Checksums that a client may announce before the layer: docker sends two.
 const ANNOUNCED_MAX: usize = 4;

@@ -2,7 +2,8 @@
 //!
 //! Memory is bounded by one header block and [`META_BYTES_MAX`]; content streams through.
 
-const BLOCK_BYTES: usize = 512;
+/// Everything in a tar comes in blocks of so many bytes.
+pub(super) const BLOCK_BYTES: usize = 512;
 
 /// Longest GNU name or PAX record block, in bytes.
 const META_BYTES_MAX: u64 = 1 << 20;
@@ -172,6 +173,11 @@ impl TarReader {
             }
         }
     }
+}
+
+/// Whether an archive can begin with this block: a member's header, or the end of an archive with nothing in it.
+pub(super) fn begins_archive(block: &[u8]) -> bool {
+    block.len() == BLOCK_BYTES && (block.iter().all(|byte| *byte == 0) || has_valid_checksum(block))
 }
 
 /// Cuts up to `most` bytes off the front.

@@ -4,27 +4,27 @@ use serde_json::json;
 
 use super::*;
 
-const BOB: &str = "bobs own horse";
+pub(super) const BOB: &str = "bobs own horse";
 
-fn basic(user: &str, password: &str) -> String {
+pub(super) fn basic(user: &str, password: &str) -> String {
     use base64::Engine as _;
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }
 
 impl Backend {
-    async fn as_user(&self, authorization: &str, method: &str, path: &str, body: &[u8]) -> Reply {
+    pub(super) async fn as_user(&self, authorization: &str, method: &str, path: &str, body: &[u8]) -> Reply {
         self.send(method, path, &[("Authorization", authorization)], body).await
     }
 
     /// Creates `bob`, who has these rights to the images of one repository that fit a pattern.
-    async fn add_bob(&self, repository: &str, pattern: &str, rights: &str) -> String {
+    pub(super) async fn add_bob(&self, repository: &str, pattern: &str, rights: &str) -> String {
         let made = self.rest("PUT", "security/users/bob", json!({ "password": BOB })).await;
         assert_eq!(made.status, 201, "{}", made.text());
         self.permit("bobs", repository, pattern, "bob", rights).await;
         basic("bob", BOB)
     }
 
-    async fn permit(&self, target: &str, repository: &str, pattern: &str, user: &str, rights: &str) {
+    pub(super) async fn permit(&self, target: &str, repository: &str, pattern: &str, user: &str, rights: &str) {
         let letters: Vec<String> = rights.chars().map(String::from).collect();
         let target = format!("security/permissions/{target}");
         let body = json!({ "repositories": [repository], "includesPattern": pattern, "principals": { "users": { user: letters } } });

@@ -6,7 +6,7 @@ use super::*;
 
 impl Backend {
     /// Pushes a V1 image of one layer.
-    async fn push_v1(&self, repository: &str, id: &str, parent: Option<&str>, layer: &[u8]) {
+    pub(super) async fn push_v1(&self, repository: &str, id: &str, parent: Option<&str>, layer: &[u8]) {
         let json = parent.map_or_else(|| format!(r#"{{"id":"{id}"}}"#), |parent| format!(r#"{{"id":"{id}","parent":"{parent}"}}"#));
         let path = format!("@{repository}/v1/images/{id}");
         assert_eq!(self.send("PUT", &format!("{path}/json"), &[], json.as_bytes()).await.status, 200);
@@ -15,12 +15,12 @@ impl Backend {
         assert_eq!(self.send("PUT", &format!("{path}/checksum"), &[("X-Docker-Checksum-Payload", &sum)], b"").await.status, 200);
     }
 
-    async fn tag_v1(&self, repository: &str, image: &str, tag: &str, id: &str) {
+    pub(super) async fn tag_v1(&self, repository: &str, image: &str, tag: &str, id: &str) {
         let path = format!("@{repository}/v1/repositories/{image}/tags/{tag}");
         assert_eq!(self.send("PUT", &path, &[], format!("\"{id}\"").as_bytes()).await.status, 200);
     }
 
-    async fn collect(&self) -> serde_json::Value {
+    pub(super) async fn collect(&self) -> serde_json::Value {
         let collected = self.rest("POST", "system/storage/gc", json!(null)).await;
         assert_eq!(collected.status, 200, "{}", collected.text());
         collected.json()["freed"].clone()

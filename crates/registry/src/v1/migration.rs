@@ -1,0 +1,361 @@
+//! Migration: tags of a V1 repository become tags of a V2 repository, while both are served.
+//!
+//! What must stay true:
+//! - A tag appears in the target whole, in one commit, or not at all. Nothing in the source changes.
+//! - A layer that is gzip is the same blob for V2 clients: no byte of it is copied. Any other is packed anew, once.
+//! - The same chain becomes the same bytes each time, so migrating again changes nothing, and one that was interrupted
+//!   goes on where it stopped.
+//! - What is broken is said of its tag, and stops nothing else.
+
+mod config;
+mod jobs;
+mod layers;
+mod unpack;
+mod verify;
+
+use std::sync::Arc;
+
+use berth_names::{Algorithm, ApiVersion, Digest, ImageName, Reference, RepositoryKey, Tag};
+use berth_storage::records::v1::{Conversion, ReceiptLayer};
+use berth_storage::records::{self, Record as _};
+use berth_storage::{Batch, Key, get_record, keys};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream;
+
+use self::config::Descriptor;
+use self::layers::{Into, Way, is_empty_tar};
+use super::images::ANCESTORS_MAX;
+use super::{ImageId, TagRecord};
+use crate::blobs::{damaged, renew_blob};
+use crate::hash::{ContentHash, digest_of};
+use crate::receive::{Received, receive};
+use crate::{Error, ExistingTag, Push, Registry, Repository, Result};
+pub use berth_storage::records::JobState;
+pub use berth_storage::records::v1::Receipt;
+pub(crate) use jobs::LiveJobs;
+pub use jobs::{Allowed, Allows, InvalidJobId, Job, JobId, MigrationOrder};
+pub use verify::Verified;
+
+/// Receipts in one answer.
+pub const RECEIPTS_MAX: usize = 1000;
+
+/// How often a tag that moves while it is being migrated is begun anew.
+const MOVES_MAX: usize = 8;
+
+/// A gzip of an empty tar, as docker itself writes it: what an image in which nothing is has for a layer.
+const EMPTY_GZIP: [u8; 32] =
+    [31, 139, 8, 0, 0, 9, 110, 136, 0, 255, 98, 24, 5, 163, 96, 20, 140, 88, 0, 8, 0, 0, 255, 255, 46, 175, 181, 239, 0, 4, 0, 0];
+
+/// Why a tag can't be migrated, in words for whoever runs the registry.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("V1 image {0} is missing")]
+    Missing(ImageId),
+    #[error("the push of V1 image {0} never ended")]
+    Incomplete(ImageId),
+    #[error("the chain of V1 images has more than {ANCESTORS_MAX} links, or no end")]
+    Endless,
+    #[error("the JSON of V1 image {0} can't be read")]
+    Json(ImageId),
+    #[error("the layer of V1 image {0} {1}")]
+    Layer(ImageId, unpack::Unusable),
+    #[error("{0}")]
+    Refused(Error),
+    #[error("it was moved again and again meanwhile")]
+    Moving,
+    #[error("you may not push it to the target")]
+    NotAllowed,
+}
+
+/// What became of a tag.
+enum Outcome {
+    Migrated,
+    Unchanged,
+    /// It was deleted meanwhile.
+    Gone,
+    Broken(Broken),
+}
+
+/// A tag that is to go from one repository to another.
+struct Errand<'a> {
+    source: &'a RepositoryKey,
+    target: &'a Repository,
+    image: &'a ImageName,
+    tag: &'a Tag,
+    existing: ExistingTag,
+    dry_run: bool,
+    /// For whom what is brought is kept until the tag is set.
+    holder: &'a str,
+    tally: &'a Arc<jobs::Tally>,
+}
+
+impl Errand<'_> {
+    fn into(&self) -> Into<'_> {
+        Into { repository: &self.target.key, image: self.image, holder: self.holder }
+    }
+}
+
+/// A V1 image of the chain, and what its layer becomes.
+struct Link {
+    id: ImageId,
+    json: Bytes,
+    layer: Digest,
+    becomes: Conversion,
+}
+
+impl Link {
+    fn is_empty(&self) -> bool {
+        is_empty_tar(&self.becomes.diff_id)
+    }
+}
+
+/// Whether a commit found the source as it had been read.
+enum Named {
+    Done,
+    Moved,
+}
+
+impl Registry {
+    async fn migrate_tag(&self, errand: &Errand<'_>) -> Result<Outcome> {
+        if !errand.target.takes(errand.image) {
+            return Ok(Outcome::Broken(Broken::Refused(Error::ImageNotTaken(errand.image.clone()))));
+        }
+        for _ in 0..MOVES_MAX {
+            let row = get_record::<TagRecord>(self.store.as_ref(), &keys::v1_tag(errand.source, errand.image, errand.tag)).await?;
+            let Some((row, seen)) = row else { return Ok(Outcome::Gone) };
+            if self.is_migrated(errand, &row.id).await? {
+                return Ok(Outcome::Unchanged);
+            }
+            match self.migrate_tag_once(errand, &row, seen).await {
+                Ok(Ok(Named::Done)) => return Ok(Outcome::Migrated),
+                Ok(Ok(Named::Moved)) => {}
+                Ok(Err(broken)) => return Ok(Outcome::Broken(broken)),
+                Err(error @ Error::TagExists(_)) => return Ok(Outcome::Broken(Broken::Refused(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Outcome::Broken(Broken::Moving))
+    }
+
+    /// Whether the target's tag is what the source's became before.
+    async fn is_migrated(&self, Errand { source, target, image, tag, .. }: &Errand<'_>, id: &ImageId) -> Result<bool> {
+        let rows = self.store.multi_get(&[keys::receipt(&target.key, image, tag), keys::tag(&target.key, image, tag)]).await?;
+        let [Some(receipt), Some(row)] = rows.as_slice() else { return Ok(false) };
+        let (Some(receipt), Some(row)) = (Receipt::decode(receipt), records::Tag::decode(row)) else { return Ok(false) };
+        Ok((&receipt.source, &receipt.image, &receipt.tag, &receipt.id) == (*source, *image, *tag, id) && receipt.manifest == row.digest)
+    }
+
+    async fn migrate_tag_once(&self, errand: &Errand<'_>, row: &TagRecord, seen: Bytes) -> Result<std::result::Result<Named, Broken>> {
+        let chain = match self.chain_for_v2(errand, &row.id).await? {
+            Ok(chain) => chain,
+            Err(broken) => return Ok(Err(broken)),
+        };
+        let Some(chain) = chain.filter(|_| !errand.dry_run) else { return Ok(Ok(Named::Done)) };
+        let has_layers = chain.iter().any(|link| !link.is_empty());
+        let top = row.id;
+        // Something must be in an image for old clients of V2: in one with nothing in it that is the empty layer.
+        let diff_id_of = |link: &Link| {
+            (!link.is_empty() || (!has_layers && link.id == top))
+                .then(|| if link.is_empty() { empty_diff_id() } else { link.becomes.diff_id })
+        };
+        let steps: Vec<_> = chain.iter().map(|link| config::Step { json: &link.json, diff_id: diff_id_of(link) }).collect();
+        let config = match config::config(&steps) {
+            Ok(config) => Bytes::from(config),
+            Err(at) => return Ok(Err(Broken::Json(chain.get(at).map_or(top, |link| link.id)))),
+        };
+        let blobs =
+            chain.iter().filter(|link| !link.is_empty()).map(|link| Descriptor { digest: link.becomes.digest, size: link.becomes.size });
+        let mut layers: Vec<Descriptor> = blobs.collect();
+        let mut made = vec![config.clone()];
+        if !has_layers {
+            made.push(Bytes::from_static(&EMPTY_GZIP));
+            layers.push(describe(&EMPTY_GZIP));
+        }
+        let config = describe(&config);
+        let manifest = Bytes::from(config::manifest(config, &layers));
+        for bytes in made {
+            self.bring(errand.into(), bytes).await?;
+        }
+        if !self.bring_layers(errand.into(), &layers).await? {
+            return Ok(Ok(Named::Moved));
+        }
+        let manifest_digest = digest_of(Algorithm::Sha256, &manifest);
+        let receipt = Receipt {
+            source: errand.source.clone(),
+            image: errand.image.clone(),
+            tag: errand.tag.clone(),
+            id: top,
+            layers: chain
+                .iter()
+                .map(|link| ReceiptLayer {
+                    id: link.id,
+                    layer: link.layer,
+                    diff_id: link.becomes.diff_id,
+                    blob: (!link.is_empty()).then_some(link.becomes.digest),
+                })
+                .collect(),
+            config: config.digest,
+            manifest: manifest_digest,
+            migrated_ms: self.clock.now_ms(),
+        };
+        self.set_migrated_tag(errand, (row, seen), manifest, &receipt).await.map(Ok)
+    }
+
+    /// The chain below a V1 image, root first, with what each layer becomes; `None` if a dry run would have to read layers
+    /// for that.
+    async fn chain_for_v2(&self, errand: &Errand<'_>, top: &ImageId) -> Result<std::result::Result<Option<Vec<Link>>, Broken>> {
+        let (mut chain, mut next) = (Vec::new(), Some(*top));
+        while let Some(id) = next {
+            if chain.len() == ANCESTORS_MAX {
+                return Ok(Err(Broken::Endless));
+            }
+            let Some((image, _)) = self.v1_row(errand.source, &id).await? else { return Ok(Err(Broken::Missing(id))) };
+            let Some(layer) = image.layer.filter(|_| image.complete) else { return Ok(Err(Broken::Incomplete(id))) };
+            next = image.parent;
+            chain.push((id, layer));
+        }
+        let mut links = Vec::with_capacity(chain.len());
+        let mut is_known = true;
+        for (id, layer) in chain.into_iter().rev() {
+            let Some(json) = self.store.get(&keys::v1_json(errand.source, &id)).await? else { return Ok(Err(Broken::Missing(id))) };
+            let becomes = match self.way_of(&layer).await? {
+                Way::AsItIs(conversion) => {
+                    errand.tally.reused();
+                    conversion
+                }
+                Way::PackedBefore(conversion) => conversion,
+                Way::ReadThrough if errand.dry_run => {
+                    errand.tally.repacked();
+                    is_known = false;
+                    continue;
+                }
+                Way::ReadThrough => {
+                    errand.tally.repacked();
+                    let tally = Arc::clone(errand.tally);
+                    match self.convert(errand.into(), &layer, move |bytes| tally.read(bytes)).await? {
+                        Ok(conversion) => conversion,
+                        Err(unusable) => return Ok(Err(Broken::Layer(id, unusable))),
+                    }
+                }
+            };
+            links.push(Link { id, json, layer: layer.digest, becomes });
+        }
+        Ok(Ok(is_known.then_some(links)))
+    }
+
+    /// Stores bytes that were made here, and keeps them in the image until a manifest leads to them.
+    async fn bring(&self, into: Into<'_>, bytes: Bytes) -> Result<()> {
+        let body = stream::iter([Ok(bytes)]).boxed();
+        let (received, hash, _) = receive(&self.blobs, Received::default(), ContentHash::default(), body).await?;
+        let digest = hash.finish();
+        let named = self
+            .commit_with(|| async {
+                let mut batch = Batch::new();
+                self.expect_repository(&mut batch, into.repository).await?;
+                let duplicate = self.name_bytes(&mut batch, &digest, &received).await?;
+                self.link(&mut batch, into.repository, into.image, &digest, into.holder).await?;
+                Ok((batch, duplicate))
+            })
+            .await;
+        match named {
+            Ok(duplicate) => {
+                self.give_back(duplicate).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.give_back(received.data).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes layers readable in the image, all in one commit. Returns whether they were all still there.
+    async fn bring_layers(&self, into: Into<'_>, layers: &[Descriptor]) -> Result<bool> {
+        let mut digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        self.commit_with(|| async {
+            let mut batch = Batch::new();
+            self.expect_repository(&mut batch, into.repository).await?;
+            for digest in &digests {
+                let Some((blob, seen)) = get_record::<records::Blob>(self.store.as_ref(), &keys::blob(digest)).await? else {
+                    return Ok((Batch::deferred(), false));
+                };
+                renew_blob(&mut batch, digest, blob, seen);
+                self.link(&mut batch, into.repository, into.image, digest, into.holder).await?;
+            }
+            Ok((batch, true))
+        })
+        .await
+    }
+
+    /// Stores the manifest, sets the tag and writes the receipt: one commit, if the source's tag is where it was.
+    async fn set_migrated_tag(
+        &self,
+        errand: &Errand<'_>,
+        (row, seen): (&TagRecord, Bytes),
+        manifest: Bytes,
+        receipt: &Receipt,
+    ) -> Result<Named> {
+        let Errand { source, target, image, tag, existing, holder, .. } = errand;
+        let from = keys::v1_tag(source, image, tag);
+        let push = Push { existing: *existing, holder };
+        let reference = Reference::Tag((*tag).clone());
+        let document = crate::manifests::read(config::MANIFEST_TYPE, &manifest)?;
+        self.commit_with(|| async {
+            if self.store.get(&from).await?.as_ref() != Some(&seen) {
+                return Ok((Batch::deferred(), Named::Moved));
+            }
+            let place = (&target.key, *image, &reference);
+            // The tag keeps its age: what is newest stays so.
+            let mut batch = self.manifest_batch(place, (&receipt.manifest, &document, &manifest), row.updated_ms, push).await?;
+            batch.expect(from.clone(), Some(seen.clone()));
+            batch.put_record(keys::receipt(&target.key, image, tag), receipt);
+            Ok((batch, Named::Done))
+        })
+        .await
+    }
+
+    /// What tags of a repository were migrated from, behind `after`: [`RECEIPTS_MAX`] at most.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn receipts(
+        &self,
+        repository: &RepositoryKey,
+        image: Option<&ImageName>,
+        after: Option<(&ImageName, &Tag)>,
+    ) -> Result<Vec<((ImageName, Tag), Receipt)>> {
+        let prefix = image.map_or_else(|| keys::receipts_in(repository), |image| keys::receipts(repository, image));
+        let after: Option<Key> = after.map(|(image, tag)| keys::receipt(repository, image, tag));
+        let rows = self.store.scan(&prefix, after.as_ref(), RECEIPTS_MAX).await?;
+        let read = |(key, row): (Key, Bytes)| {
+            let (_, image, tag) = keys::split_receipt(&key).ok_or_else(|| damaged(&key))?;
+            Ok(((image, tag), Receipt::decode(&row).ok_or_else(|| damaged(&key))?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// The two repositories of a migration, if it can go from one to the other.
+    async fn ends_of_migration(&self, source: &RepositoryKey, target: &RepositoryKey) -> Result<(Arc<Repository>, Arc<Repository>)> {
+        let (from, to) = (self.repository(source).await?, self.repository(target).await?);
+        match (from.api_version, to.api_version) {
+            (ApiVersion::V1, ApiVersion::V2) => Ok((from, to)),
+            (ApiVersion::V2, _) => Err(Error::MigrationInvalid("the source must be a V1 repository")),
+            (ApiVersion::V1, ApiVersion::V1) => Err(Error::MigrationInvalid("the target must be a V2 repository")),
+        }
+    }
+}
+
+fn describe(bytes: &[u8]) -> Descriptor {
+    Descriptor { digest: digest_of(Algorithm::Sha256, bytes), size: bytes.len() as u64 }
+}
+
+/// The digest of the tar that [`EMPTY_GZIP`] unpacks to.
+fn empty_diff_id() -> Digest {
+    digest_of(Algorithm::Sha256, &[0; 1024])
+}
+
+#[cfg(test)]
+mod tests;
