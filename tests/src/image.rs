@@ -26,6 +26,27 @@ impl Layer {
         Self { tar, packed }
     }
 
+    /// One file with these bytes.
+    pub fn of_file(content: &[u8]) -> Self {
+        let mut archive = tar::Builder::new(Vec::new());
+        append(&mut archive, "file", 0o644, content);
+        Self::new(archive.into_inner().unwrap())
+    }
+
+    /// A root that can be run: busybox and nothing else.
+    pub fn of_busybox() -> Self {
+        let busybox = std::fs::read("/bin/busybox").expect("the Debian package busybox-static is needed: scripts/deps test installs it");
+        let mut archive = tar::Builder::new(Vec::new());
+        append(&mut archive, "bin/busybox", 0o755, &busybox);
+        Self::new(archive.into_inner().unwrap())
+    }
+
+    /// The same layer as old tools may have sent it: not packed.
+    #[must_use]
+    pub fn unpacked(self) -> Self {
+        Self { packed: self.tar.clone(), tar: self.tar }
+    }
+
     /// The files of an installed Debian package, with their owners, modes, links and long names.
     pub fn of_package(package: &str) -> Self {
         let listed = Command::new("dpkg").args(["-L", package]).output().unwrap();
@@ -52,6 +73,14 @@ impl Layer {
     pub fn digest(&self) -> String {
         format!("sha256:{}", sha256(&self.packed))
     }
+}
+
+fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    (header.set_uid(0), header.set_gid(0), header.set_mtime(1_371_157_430));
+    archive.append_data(&mut header, name, content).unwrap();
 }
 
 /// GNU tar of the listed names.

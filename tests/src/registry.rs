@@ -26,9 +26,9 @@ pub struct Registry {
     gateway: Option<Child>,
     /// V2.
     pub first: u16,
-    /// V2, another repository.
+    /// V2, another repository: `docker-local2`.
     pub second: u16,
-    /// V1.
+    /// V1: `docker-local`.
     pub v1: u16,
     /// V2, pulled by anybody.
     pub open: u16,
@@ -62,24 +62,29 @@ pub fn binary(name: &str) -> PathBuf {
 impl Registry {
     /// Starts both.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Starts both; the backend's configuration has this in it too.
+    pub fn start_with(backend: &str) -> Self {
         let [first, second, v1, open, direct, console] = std::array::from_fn(|_| free_port());
         let mut registry =
             Self { directory: tempfile::tempdir().unwrap(), backend: None, gateway: None, first, second, v1, open, direct, console };
-        registry.configure();
+        registry.configure(backend);
         registry.restart();
         registry
     }
 
-    fn configure(&self) {
+    fn configure(&self, backend: &str) {
         let backend = format!(
-            "data_dir = \"data\"\n[listen]\nunix = \"b.sock\"\ntcp = \"127.0.0.1:{}\"\n\
-             [[repository]]\nkey = \"first\"\napi_version = \"V2\"\n[[repository]]\nkey = \"second\"\napi_version = \"V2\"\n\
+            "data_dir = \"data\"\n[listen]\nunix = \"b.sock\"\ntcp = \"127.0.0.1:{}\"\n{backend}\
+             [[repository]]\nkey = \"first\"\napi_version = \"V2\"\n[[repository]]\nkey = \"docker-local2\"\napi_version = \"V2\"\n\
              [[repository]]\nkey = \"docker-local\"\napi_version = \"V1\"\n\
              [[repository]]\nkey = \"open\"\napi_version = \"V2\"\nanonymous_pull = true\n",
             self.direct
         );
         let mut gateway = "[upstream]\nunix = \"b.sock\"\n".to_owned();
-        for (port, key) in [(self.first, "first"), (self.second, "second"), (self.v1, "docker-local"), (self.open, "open")] {
+        for (port, key) in [(self.first, "first"), (self.second, "docker-local2"), (self.v1, "docker-local"), (self.open, "open")] {
             gateway += &format!(
                 "[[binding]]\nlisten = \"127.0.0.1:{port}\"\nrepository = \"{key}\"\ncertificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n"
             );
@@ -200,17 +205,36 @@ impl Registry {
         }
     }
 
+    /// Runs `curl` as a person would, with this registry's authority.
+    pub fn curl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("curl").args(["--silent", "--show-error", "--cacert"]).arg(self.ca()).args(arguments).output();
+        let output = output.expect("curl is needed: scripts/deps test installs it");
+        crate::engine::finished(arguments, output)
+    }
+
+    /// The bytes of the files that hold larger blobs.
+    pub fn data_bytes(&self) -> u64 {
+        fn walk(directory: &Path) -> u64 {
+            let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+            // What is being deleted while we look does not count.
+            entries
+                .map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { entry.metadata().map_or(0, |file| file.len()) })
+                .sum()
+        }
+        walk(&self.path("data/data"))
+    }
+
     /// Runs `berth-backend check` on the stopped registry's store; returns what it prints.
     pub fn check(&self) -> String {
+        self.run_stopped(&["check"])
+    }
+
+    /// Runs a command on the stopped registry's store, which must succeed; returns what it prints.
+    pub fn run_stopped(&self, arguments: &[&str]) -> String {
         assert!(self.backend.is_none());
-        let checked = Command::new(binary("berth-backend"))
-            .args(["check", "--config", "backend.toml"])
-            .current_dir(self.directory.path())
-            .output()
-            .unwrap();
-        let printed = String::from_utf8_lossy(&checked.stdout).into_owned();
-        assert!(checked.status.success(), "{printed}{}", String::from_utf8_lossy(&checked.stderr));
-        printed
+        let mut command = Command::new(binary("berth-backend"));
+        command.args(arguments).args(["--config", "backend.toml"]);
+        crate::engine::finished(arguments, command.current_dir(self.directory.path()).output().unwrap())
     }
 
     /// The most memory that gateway and backend have had resident, in KiB.

@@ -57,7 +57,7 @@ pub fn chain(version: Version, layers: &[Layer], salt: &str) -> Vec<Image> {
     let mut images: Vec<Image> = Vec::new();
     for (depth, layer) in layers.iter().enumerate() {
         let parent = images.last().map(|image| image.id.clone());
-        let id = sha256(format!("{salt}/{depth}/{}", layer.digest()).as_bytes());
+        let id = sha256(format!("{salt}/{depth}/{}/{}", parent.as_deref().unwrap_or_default(), layer.digest()).as_bytes());
         let top = depth + 1 == layers.len();
         let json = match (version, &parent) {
             // 1.10 and later invent images for all but the top: an id and a parent, nothing else (§4.6).
@@ -134,6 +134,11 @@ impl Docker {
             Version::V1_12 => "docker/1.12.6 go/go1.6.4 git-commit/78d1802 kernel/3.16.0 os/linux arch/amd64",
         };
         Self { version, client: client.with("User-Agent", agent), authority: format!("localhost:{port}") }
+    }
+
+    /// What it asks with.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// A request that a server answers; one whose backend has gone away is no answer.

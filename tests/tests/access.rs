@@ -72,7 +72,7 @@ fn world() -> World {
     let here = ["--repository", "first", "--repository", "docker-local", "--include", "team/**"];
     let users = ["--user", "reader=r", "--user", "deployer=rw", "--user", "deleter=rd", "--user", "revoked=rwd", "--user", "expired=rwd"];
     registry.operate(&[&["permission", "set", "team"], &here[..], &users[..]].concat()).unwrap();
-    registry.operate(&["permission", "set", "other", "--repository", "second", "--user", "elsewhere=rwd"]).unwrap();
+    registry.operate(&["permission", "set", "other", "--repository", "docker-local2", "--user", "elsewhere=rwd"]).unwrap();
     passwords.insert("admin", PASSWORD.to_owned());
     registry.operate(&["user", "disable", "revoked"]).unwrap();
     let soon = json!({ "user": "expired", "expiresIn": 1 }).to_string();

@@ -1,7 +1,8 @@
 //! Leases: what a push was told is there stays until that push has ended, although no tag leads to it yet.
 //!
 //! A lease is a row beside what it keeps. The collector expects the row as it read it, so a lease that comes in between
-//! wins. A push that never ends loses its leases after [`LEASE_MS`].
+//! wins. A push that never ends loses its leases after [`LEASE_MS`]. Two pushes of one user from one machine can't be told
+//! apart, so how often somebody was told is counted, and each push that ends takes back one.
 
 use berth_names::{Digest, ImageName, RepositoryKey};
 use berth_storage::records::{Lease, Record};
@@ -29,21 +30,28 @@ impl Registry {
         let before = get_record::<Lease>(self.store.as_ref(), &key).await?;
         let (mut lease, seen) = before.map_or_else(|| (Lease::default(), None), |(lease, seen)| (lease, Some(seen)));
         lease.holders.retain(|_, until_ms| *until_ms > now_ms);
+        lease.more.retain(|holder, _| lease.holders.contains_key(holder));
         let is_crowded = lease.holders.len() >= HOLDERS_MAX && !lease.holders.contains_key(holder);
         let holder = if is_crowded || holder.is_empty() { CROWD } else { holder };
-        lease.holders.insert(holder.to_owned(), now_ms + LEASE_MS);
+        if lease.holders.insert(holder.to_owned(), now_ms + LEASE_MS).is_some() {
+            let more = lease.more.entry(holder.to_owned()).or_default();
+            *more = more.saturating_add(1);
+        }
         batch.expect(key.clone(), seen).put_record(key, &lease);
         Ok(())
     }
 
-    /// Adds to the batch that `holder` no longer relies on what the lease rows stand beside: it has got a name.
+    /// Adds to the batch that a push of `holder` no longer relies on what the lease rows stand beside: it has got a name.
     pub(crate) async fn release(&self, batch: &mut Batch, leases: Vec<Key>, holder: &str) -> Result<()> {
         let rows = self.store.multi_get(&leases).await?;
         for (key, seen) in leases.into_iter().zip(rows) {
             let Some(seen) = seen else { continue };
             let mut lease = Lease::decode(&seen).ok_or_else(|| crate::blobs::damaged(&key))?;
-            if lease.holders.remove(holder).is_none() {
-                continue;
+            match lease.more.remove(holder) {
+                Some(more) if more > 1 => drop(lease.more.insert(holder.to_owned(), more - 1)),
+                Some(_) => {}
+                None if lease.holders.remove(holder).is_none() => continue,
+                None => {}
             }
             batch.expect(key.clone(), Some(seen));
             if lease.holders.is_empty() {
@@ -71,16 +79,13 @@ impl Registry {
 
     /// Keeps a blob or manifest of the image that `holder` has just been told is there, for the time of its push.
     ///
-    /// Returns whether it is there still. Costs a read, and rarely more: a lease that has half of its time left is enough.
+    /// Returns whether it is there still.
     ///
     /// # Errors
     /// Only if the store fails.
     pub async fn lease(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest, holder: &str) -> Result<bool> {
         let key = keys::lease(repository, image, digest);
         let places = [keys::link(repository, image, digest), keys::manifest(repository, image, digest)];
-        if self.is_held_well(&key, holder).await? {
-            return Ok(true);
-        }
         self.commit_with(|| async {
             // Lost in a power cut, it costs the client a repeated push at most.
             let mut batch = Batch::deferred();
@@ -93,7 +98,8 @@ impl Registry {
         .await
     }
 
-    async fn is_held_well(&self, key: &Key, holder: &str) -> Result<bool> {
+    /// Whether `holder` relies on it, and will for a good while.
+    pub(crate) async fn is_held_well(&self, key: &Key, holder: &str) -> Result<bool> {
         let lease = get_record::<Lease>(self.store.as_ref(), key).await?;
         let until_ms = lease.and_then(|(lease, _)| lease.holders.get(holder).copied()).unwrap_or_default();
         Ok(until_ms > self.clock.now_ms() + LEASE_MS / 2)
@@ -107,10 +113,7 @@ impl Registry {
         self.commit_with(|| async {
             let mut batch = Batch::deferred();
             for id in ids {
-                let key = keys::v1_lease(repository, id);
-                if !self.is_held_well(&key, holder).await? {
-                    self.hold(&mut batch, key, holder).await?;
-                }
+                self.hold(&mut batch, keys::v1_lease(repository, id), holder).await?;
             }
             Ok((batch, ()))
         })

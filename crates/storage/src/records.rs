@@ -135,6 +135,9 @@ pub struct Image {
 pub struct Lease {
     /// Until when, in milliseconds since 1970, by holder.
     pub holders: BTreeMap<String, u64>,
+    /// How many pushes of a holder rely on it, if more than one: two pushes of one user from one machine look the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub more: BTreeMap<String, u32>,
 }
 
 /// A repository's settings.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use berth_names::{ApiVersion, ImageName, Reference, RepositoryKey, Tag};
 use berth_storage::keys::Item;
 use berth_storage::rocksdb::{self, Stores};
+use berth_storage::{get_record, records};
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use proptest::prelude::*;
@@ -24,7 +25,7 @@ use crate::v1::{ImageId, Viewer};
 use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
 
 /// Each test has its own clock: they run at the same time.
-static CLOCKS: [AtomicU64; 2] = [AtomicU64::new(BEGINNING_MS), AtomicU64::new(BEGINNING_MS)];
+static CLOCKS: [AtomicU64; 3] = [AtomicU64::new(BEGINNING_MS), AtomicU64::new(BEGINNING_MS), AtomicU64::new(BEGINNING_MS)];
 const BEGINNING_MS: u64 = 1_800_000_000_000;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
@@ -670,4 +671,46 @@ async fn a_deleted_repository_leaves_nothing_and_its_key_can_be_used_again() {
     let left: Vec<String> = fixture.registry.all_keys().await.into_iter().filter(|key| !key.starts_with(['0', 'R', 'c', 'L'])).collect();
     assert_eq!(left, Vec::<String>::new());
     fixture.registry.create_repository(&Repository::new(dev, ApiVersion::V1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_of_one_user_from_one_machine_each_keep_what_they_were_told_of() {
+    let fixture = fixture(&CLOCKS[2], || CLOCKS[2].load(Ordering::Relaxed));
+    fixture.create_repositories().await;
+    let old: RepositoryKey = "old".parse().unwrap();
+    let held = async |number| {
+        let row = get_record::<records::Lease>(fixture.registry.store.as_ref(), &keys::v1_lease(&old, &v1_id(number))).await.unwrap();
+        row.map_or(0, |(lease, _)| lease.holders.len() as u32 + lease.more.values().sum::<u32>())
+    };
+    let place = place("old", 0, 0);
+    for _ in 0..2 {
+        fixture.push_v1(&place, 2, "ci@10.0.0.1").await;
+        assert_eq!((held(1).await, held(2).await), (0, 0));
+    }
+    // The second push has been told that all is there when the first ends and its tag goes.
+    let ids = [v1_id(1), v1_id(2)];
+    for _ in 0..2 {
+        fixture.registry.lease_v1_images(&old, &ids, "ci@10.0.0.1").await.unwrap();
+    }
+    let push = Push { existing: ExistingTag::Moves, holder: "ci@10.0.0.1" };
+    let (repository, image, tag) = (&place.0, &place.1, &place.2);
+    fixture.registry.put_v1_tag((repository, image, tag), &v1_id(2), "docker/1.9.1", push).await.unwrap();
+    fixture.registry.delete_v1_tag(repository, image, tag).await.unwrap();
+    fixture.collect().await;
+    assert_eq!((held(1).await, held(2).await), (1, 1));
+    fixture.registry.put_v1_tag((repository, image, tag), &v1_id(2), "docker/1.9.1", push).await.unwrap();
+    fixture.registry.delete_v1_tag(repository, image, tag).await.unwrap();
+    fixture.collect().await;
+    assert_eq!(fixture.file_bytes(), 0);
+    let work = (0..8).map(|number| {
+        let (fixture, place) = (&fixture, super::tests::place("old", number % 2, number as u8));
+        async move {
+            for _ in 0..20 {
+                fixture.push_v1(&place, 1 + (number as u8 % 3), "ci@10.0.0.1").await;
+                fixture.registry.delete_v1_tag(&place.0, &place.1, &place.2).await.unwrap();
+            }
+        }
+    });
+    while_collecting(&fixture, join_all(work)).await;
+    assert_eq!((held(1).await, held(2).await, held(3).await), (0, 0, 0));
 }

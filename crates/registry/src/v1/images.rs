@@ -69,7 +69,11 @@ impl Registry {
             let before = self.v1_row(repository, id).await?;
             let mut batch = Batch::new();
             self.expect_repository(&mut batch, repository).await?;
-            self.hold(&mut batch, keys::v1_lease(repository, id), holder).await?;
+            let lease = keys::v1_lease(repository, id);
+            // The list of images that began the push has counted it already.
+            if !self.is_held_well(&lease, holder).await? {
+                self.hold(&mut batch, lease, holder).await?;
+            }
             if let Some(user) = pusher.user {
                 batch.put(keys::v1_pushed(repository, id, user), KNOWS_JSON);
             }

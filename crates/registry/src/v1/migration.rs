@@ -283,6 +283,10 @@ impl Registry {
                     return Ok((Batch::deferred(), false));
                 };
                 renew_blob(&mut batch, digest, blob, seen);
+                // What was packed anew, or made here, is kept already.
+                if self.is_held_well(&keys::lease(into.repository, into.image, digest), into.holder).await? {
+                    continue;
+                }
                 self.link(&mut batch, into.repository, into.image, digest, into.holder).await?;
             }
             Ok((batch, true))
