@@ -33,6 +33,15 @@ impl Layer {
         Self::new(archive.into_inner().unwrap())
     }
 
+    /// The same with a member of a kind that checksums of members can't be made of, so that nobody knows what the layer
+    /// unpacks to until it is read through.
+    pub fn of_sparse_file(content: &[u8]) -> Self {
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_pax_extensions([("GNU.sparse.test", b"1".as_slice())]).unwrap();
+        append(&mut archive, "file", 0o644, content);
+        Self::new(archive.into_inner().unwrap())
+    }
+
     /// A root that can be run: busybox and nothing else.
     pub fn of_busybox() -> Self {
         let busybox = std::fs::read("/bin/busybox").expect("the Debian package busybox-static is needed: scripts/deps test installs it");
@@ -79,7 +88,9 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &
     let mut header = tar::Header::new_ustar();
     header.set_size(content.len() as u64);
     header.set_mode(mode);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(1_371_157_430));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_371_157_430);
     archive.append_data(&mut header, name, content).unwrap();
 }
 

@@ -237,6 +237,14 @@ impl Registry {
         crate::engine::finished(arguments, command.current_dir(self.directory.path()).output().unwrap())
     }
 
+    /// From now on the most memory is counted anew; returns what the backend has resident, in KiB.
+    pub fn reset_peak_memory(&self) -> u64 {
+        for child in [&self.gateway, &self.backend] {
+            fs::write(format!("/proc/{}/clear_refs", child.as_ref().unwrap().id()), "5").unwrap();
+        }
+        self.peak_memory_kib()[1]
+    }
+
     /// The most memory that gateway and backend have had resident, in KiB.
     pub fn peak_memory_kib(&self) -> [u64; 2] {
         [&self.gateway, &self.backend].map(|child| {

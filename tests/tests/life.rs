@@ -2,7 +2,7 @@
 //! in their hands, migration with the clients of both times, and everything at once with the collector at work.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -152,6 +152,44 @@ fn a_migration_that_is_killed_goes_on_by_itself_and_ends_as_if_nothing_had_happe
         registry.run_stopped(&["verify-migration"]).starts_with(&format!("{images} tags are what was migrated, {} layers", images * 2))
     );
     assert!(registry.check().contains("no problems found"));
+}
+
+/// `BERTH_MIGRATION_MIB=2048` makes the chain as long as one is that people complain of.
+#[test]
+fn a_chain_that_has_to_be_read_through_is_migrated_at_the_speed_of_unpacking_it_and_in_little_memory() {
+    let registry = Registry::start();
+    let docker = Docker::new(Version::V1_9, registry.client(registry.v1), registry.v1);
+    let (mut random, layers) = (Random(3), 20);
+    let layer_bytes = usize::try_from(setting("BERTH_MIGRATION_MIB", 80) << 20).unwrap() / layers;
+    // Half of it can be packed, as files can.
+    let content = |random: &mut Random| {
+        let noise = random.bytes(layer_bytes / 2);
+        noise.chunks(512).flat_map(|chunk| [chunk, chunk].concat()).collect::<Vec<u8>>()
+    };
+    let layers: Vec<Layer> = (0..layers).map(|_| Layer::of_sparse_file(&content(&mut random))).collect();
+    docker.push("team/large", "1", &chain(Version::V1_9, &layers, "large")).unwrap();
+    let begun = Instant::now();
+    for layer in &layers {
+        let (mut unpacked, mut hash, mut piece) =
+            (flate2::read::GzDecoder::new(layer.packed.as_slice()), sha2::Sha256::default(), vec![0; 128 << 10]);
+        loop {
+            match unpacked.read(&mut piece).unwrap() {
+                0 => break,
+                length => sha2::Digest::update(&mut hash, &piece[..length]),
+            }
+        }
+    }
+    let unpacking = begun.elapsed();
+    let before = registry.reset_peak_memory();
+    let body = json!({ "targetRepo": "docker-local2", "dockerRepository": "team/large", "tag": "1" }).to_string();
+    let (begun, path) = (Instant::now(), "/artifactory/api/docker/docker-local/v1/migrate");
+    let headers = [("Content-Type", "application/json")];
+    let report = registry.client(registry.console).send("POST", path, &headers, Body::Bytes(body.as_bytes())).expect(200).unwrap().json();
+    let (migrating, extra_kib) = (begun.elapsed(), registry.peak_memory_kib()[1] - before);
+    let packed: usize = layers.iter().map(|layer| layer.packed.len()).sum();
+    assert_eq!((&report["tags"]["migrated"], &report["bytesRead"]), (&json!(1), &json!(packed)));
+    println!("{packed} bytes in {migrating:?}; unpacking and hashing alone {unpacking:?}; {extra_kib} KiB of extra memory");
+    assert!(extra_kib < 64 << 10, "{extra_kib} KiB of extra memory");
 }
 
 /// A number from the environment, for longer runs.
