@@ -77,6 +77,12 @@ impl Event {
         self.is_pull = *route != Route::V2(crate::http::V2::Token);
     }
 
+    /// The request looks at what is stored, or searches for it.
+    pub(crate) fn browses(&mut self, repository: Option<&RepositoryKey>) {
+        self.repository = repository.map(ToString::to_string);
+        self.is_pull = true;
+    }
+
     pub(crate) fn request(&mut self, method: &Method, path: &str, status: u16, request_id: &str) {
         self.method = method.to_string();
         self.path = path.chars().take(PATH_BYTES_MAX).collect();

@@ -129,9 +129,10 @@ fn check_query(query: &str) -> Result<(), Refusal> {
     if bytes.iter().enumerate().all(is_legal) { Ok(()) } else { Err(Refusal::Query) }
 }
 
-/// Whether the path is one of the backend's own, which a console binding hands on as it is.
+/// Whether the path is one of the backend's own, which a console binding hands on as it is: the REST API, and behind
+/// `/artifactory/` the files of every repository.
 fn is_management(path: &str) -> bool {
-    ["/artifactory/api/", "/api/"].iter().any(|prefix| path.starts_with(prefix))
+    ["/artifactory/", "/api/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// The path within a repository, or `None` if it is not one of the registry APIs.

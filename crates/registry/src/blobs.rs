@@ -27,6 +27,11 @@ enum Source {
 }
 
 impl BlobContent {
+    /// Something else that is read like a blob, and is in memory.
+    pub(crate) fn held(bytes: Bytes) -> Self {
+        Self { size: bytes.len() as u64, source: Source::Small(bytes) }
+    }
+
     /// The bytes of a range, which must lie within the size.
     pub fn read(&self, range: Range<u64>) -> BlobStream {
         match &self.source {

@@ -113,10 +113,10 @@ impl Registry {
         if !wire.manifests.is_empty() {
             platforms =
                 wire.manifests.iter().filter_map(|one| Some(Platform { digest: one.digest, name: name(one.platform.as_ref()?) })).collect();
-            let fits = |wanted: &str| platforms.iter().find(|one| one.name == wanted || one.name.starts_with(&format!("{wanted}/")));
+            let of = |wanted: &str| platforms.iter().find(|one| fits(&one.name, wanted)).map(|one| one.digest);
             let chosen = match platform {
-                Some(wanted) => fits(wanted).map(|one| one.digest),
-                None => fits("linux/amd64").map(|one| one.digest).or_else(|| wire.manifests.first().map(|one| one.digest)),
+                Some(wanted) => of(wanted),
+                None => of("linux/amd64").or_else(|| wire.manifests.first().map(|one| one.digest)),
             };
             let chosen = Reference::Digest(chosen.ok_or_else(|| Error::ManifestUnknown(reference.clone()))?);
             manifest = self.manifest(repository, image, &chosen).await?;
@@ -127,15 +127,28 @@ impl Registry {
         if content.size > CONFIG_BYTES_MAX {
             return Err(Error::ManifestInvalid("its config is too large to be shown".to_owned()));
         }
-        let pieces: Vec<Bytes> = content.read(0..content.size).try_collect().await?;
+        let config: Bytes = content.read(0..content.size).try_collect::<Vec<Bytes>>().await?.concat().into();
+        if platforms.is_empty() && platform.is_some_and(|wanted| !is_for(&config, wanted)) {
+            return Err(Error::ManifestUnknown(reference.clone()));
+        }
         let layers = wire.layers.iter().rev().map(|one| LayerDetails { name: one.digest.to_string(), size: one.size }).collect();
         let (digest, media_type) = (manifest.digest, manifest.media_type);
-        Ok(V2Details { digest, media_type, config_digest, config: pieces.concat().into(), layers, platforms })
+        Ok(V2Details { digest, media_type, config_digest, config, layers, platforms })
     }
 }
 
 fn read(bytes: &[u8]) -> Result<Wire> {
     serde_json::from_slice(bytes).map_err(|_| Error::ManifestInvalid("it can't be read as an image".to_owned()))
+}
+
+/// Whether the image that has this config is for a platform.
+fn is_for(config: &[u8], wanted: &str) -> bool {
+    serde_json::from_slice(config).is_ok_and(|platform| fits(&name(&platform), wanted))
+}
+
+/// Whether a platform is the one that is asked for; its variant need not be named.
+fn fits(name: &str, wanted: &str) -> bool {
+    name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn name(platform: &WirePlatform) -> String {

@@ -272,12 +272,52 @@ impl Registry {
             let row = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
             let (row, seen) = row.ok_or_else(|| Error::ManifestUnknown(Reference::Tag(tag.clone())))?;
             let mut batch = Batch::new();
-            batch.expect(key.clone(), Some(seen)).delete(key.clone()).delete(keys::tag_of(repository, image, &row.digest, tag));
-            self.forget_tag(&mut batch, (repository, image, tag), &row).await?;
-            self.look_at(&mut batch, self.clock.now_ms(), &Candidate::Manifest(repository.clone(), image.clone(), row.digest))?;
+            batch.expect(key.clone(), Some(seen));
+            self.remove_tag(&mut batch, (repository, image, tag), &row).await?;
             Ok((batch, ()))
         })
         .await
+    }
+
+    /// Removes all tags of an image; what only they led to goes soon after. Returns how many there were.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn delete_tags(&self, repository: &RepositoryKey, image: &ImageName) -> Result<usize> {
+        let prefix = keys::tags(repository, image);
+        let mut deleted = 0;
+        loop {
+            let gone = self
+                .commit_with(|| async {
+                    let mut batch = Batch::new();
+                    let rows = self.store.scan(&prefix, None, TAGS_PER_COMMIT_MAX).await?;
+                    for (key, seen) in &rows {
+                        let tag = key.text_after(&prefix).and_then(|text| text.parse::<Tag>().ok());
+                        let (Some(tag), Some(row)) = (tag, records::Tag::decode(seen)) else { return Err(damaged(key)) };
+                        batch.expect(key.clone(), Some(seen.clone()));
+                        self.remove_tag(&mut batch, (repository, image, &tag), &row).await?;
+                    }
+                    Ok((batch, rows.len()))
+                })
+                .await?;
+            deleted += gone;
+            if gone < TAGS_PER_COMMIT_MAX {
+                self.wake_collector();
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// Adds to the batch that a tag, whose row must be expected already, goes.
+    async fn remove_tag(
+        &self,
+        batch: &mut Batch,
+        (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
+        row: &records::Tag,
+    ) -> Result<()> {
+        batch.delete(keys::tag(repository, image, tag)).delete(keys::tag_of(repository, image, &row.digest, tag));
+        self.forget_tag(batch, (repository, image, tag), row).await?;
+        self.look_at(batch, self.clock.now_ms(), &Candidate::Manifest(repository.clone(), image.clone(), row.digest))
     }
 
     async fn delete_manifest_and_tags(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Deleted> {

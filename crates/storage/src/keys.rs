@@ -206,6 +206,11 @@ pub fn run() -> Key {
     family(b'0').text("run").key()
 }
 
+/// The key that positions in a search are sealed with.
+pub fn position_key() -> Key {
+    family(b'0').text("position-key").key()
+}
+
 /// What changes with every change of a repository's settings.
 pub fn repositories_revision() -> Key {
     family(b'0').text("repositories").key()

@@ -69,7 +69,7 @@ impl Service {
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
         let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
         let target = match target {
-            route::Target::Rest(_) | route::Target::Health(_) => {
+            route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {
                 let caller = match peer {
                     Peer::Operator => {
                         event.caller = Some(Caller::operator().label().to_owned());
@@ -79,9 +79,13 @@ impl Service {
                 };
                 let route = match target {
                     route::Target::Rest(path) => rest::route(path, &method),
+                    route::Target::Tree(path) => rest::tree(path, &method),
                     _ => rest::health(path, &method).unwrap_or(Err(Refusal::NotFound)),
                 };
                 let route = route.map_err(|refusal| refuse(Api::Rest, refusal))?;
+                if let rest::Rest::Browse(browse) = &route {
+                    event.browses(browse.repository());
+                }
                 let (registry, access, audit) = (Arc::clone(&self.registry), self.access.clone(), self.audit.clone());
                 let policy = access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
                 let hide_unauthorized = self.hide_unauthorized;

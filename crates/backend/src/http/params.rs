@@ -1,6 +1,6 @@
 //! Query parameters and range headers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 /// Parameters in one query.
@@ -46,6 +46,11 @@ impl Query {
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// All parameters, by name.
+    pub(crate) fn all(&self) -> BTreeMap<&str, &str> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 
     /// The parameter `n`. More than we list at once is cut down to that, as the protocol allows.

@@ -1,10 +1,15 @@
 //! Management over REST, in Artifactory's forms.
 
 mod access;
+mod browse;
 mod forms;
+mod images;
 mod migration;
+mod notation;
 mod promotion;
 mod repositories;
+mod search;
+mod storage;
 mod system;
 
 use std::sync::Arc;
@@ -24,6 +29,7 @@ use super::params::Query;
 use super::respond::{Answer, With, json, whole};
 use super::route::Refusal;
 use crate::audit::{Audit, PAGE_ENTRIES_MAX};
+pub(crate) use browse::{Browse, tree};
 
 /// The largest body that is accepted, in bytes: a permission target with ten thousand names fits.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -70,6 +76,8 @@ pub(crate) enum Rest {
     Receipts(RepositoryKey),
     ListJobs,
     GetJob(JobId),
+    /// What is stored.
+    Browse(Browse),
     /// What cleanup has removed.
     Freed,
     /// Cleanup, now.
@@ -89,7 +97,6 @@ pub(crate) struct RestCall {
     pub(crate) policy: Arc<Policy>,
     pub(crate) hide_unauthorized: bool,
     pub(crate) view: ClientView,
-    #[allow(dead_code)] // The routes for browsing read it.
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
     pub(crate) route: Rest,
@@ -108,6 +115,8 @@ pub(crate) fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
         ("system", "storage/gc") if method == Method::POST => Ok(Rest::CollectGarbage),
         ("system", "storage/gc") => only(method, Method::GET, Rest::Freed),
         ("docker", rest) => docker(method, rest),
+        ("storage", rest) => browse::storage(method, rest).map(Rest::Browse),
+        ("search", rest) => browse::search(method, rest).map(Rest::Browse),
         ("audit", "") => only(method, Method::GET, Rest::Audit),
         _ => Err(Refusal::NotFound),
     }
@@ -140,7 +149,7 @@ fn docker(method: &Method, path: &str) -> Result<Rest, Refusal> {
         "v2/promote" => only(method, Method::POST, Rest::Promote(ApiVersion::V2, key()?)),
         "v1/migrate" => only(method, Method::POST, Rest::Migrate(key()?)),
         "v2/receipts" => only(method, Method::GET, Rest::Receipts(key()?)),
-        _ => Err(Refusal::NotFound),
+        action => browse::docker(method, action, key()?).map(Rest::Browse),
     }
 }
 
@@ -200,6 +209,7 @@ fn demand(route: &Rest) -> Demand {
         | Rest::GetRepository(_)
         | Rest::Promote(..)
         | Rest::Receipts(_)
+        | Rest::Browse(_)
         | Rest::SystemPing
         | Rest::Alive
         | Rest::Ready => Demand::Nothing,
@@ -255,6 +265,7 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
         Rest::Receipts(key) => migration::receipts(call, key).await,
         Rest::ListJobs => migration::list(call).await,
         Rest::GetJob(id) => migration::get(call, id).await,
+        Rest::Browse(browse) => browse::handle(call, browse).await,
         Rest::SystemPing => Ok(system::ping()),
         Rest::SystemVersion => Ok(system::version()),
         Rest::Freed => Ok(system::freed(call)),

@@ -140,6 +140,8 @@ pub(crate) enum Target<'p> {
     Docker(DockerTarget<'p>),
     /// Management: everything behind `api/`.
     Rest(&'p str),
+    /// The files of a repository's tree: everything behind `/artifactory/`.
+    Tree(&'p str),
     /// Health, at the root.
     Health(&'p str),
 }
@@ -158,6 +160,9 @@ pub(crate) struct DockerTarget<'p> {
 /// The prefixes under which everything is found: Artifactory's, and the same without its context path.
 const PREFIXES: [&str; 2] = ["/artifactory/api/", "/api/"];
 
+/// What stands in front of the files of a repository's tree.
+const TREE: &str = "/artifactory/";
+
 /// Finds the repository and the API that a path is about.
 pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let unsafe_path = path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'%' | b'\\' | b'?' | b'#'))
@@ -165,6 +170,9 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
         || path.contains("//");
     if path == "/healthz" || path.starts_with("/healthz/") {
         return Ok(Target::Health(path));
+    }
+    if let Some(rest) = path.strip_prefix(TREE).filter(|rest| !rest.is_empty() && *rest != "api" && !rest.starts_with("api/")) {
+        return if unsafe_path { Err((Api::Rest, Refusal::UnsafePath)) } else { Ok(Target::Tree(rest)) };
     }
     let rest = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)).ok_or((Api::Rest, Refusal::NotFound));
     let rest = match rest.map(|rest| (rest.strip_prefix("docker/"), rest)) {
@@ -203,7 +211,7 @@ impl Target<'_> {
     pub(crate) fn api(&self) -> Api {
         match self {
             Self::Docker(target) => target.api,
-            Self::Rest(_) | Self::Health(_) => Api::Rest,
+            Self::Rest(_) | Self::Tree(_) | Self::Health(_) => Api::Rest,
         }
     }
 
@@ -211,7 +219,7 @@ impl Target<'_> {
     pub(crate) fn root(&self) -> &str {
         match self {
             Self::Docker(target) => target.root,
-            Self::Rest(_) | Self::Health(_) => "/",
+            Self::Rest(_) | Self::Tree(_) | Self::Health(_) => "/",
         }
     }
 }

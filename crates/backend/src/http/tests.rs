@@ -11,8 +11,10 @@ use super::*;
 use crate::server;
 
 mod access;
+mod browse;
 mod life;
 mod migration;
+mod search;
 
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"

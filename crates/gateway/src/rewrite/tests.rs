@@ -186,11 +186,12 @@ fn a_console_passes_management_as_it_is_and_nothing_else() {
     let mut bindings = Bindings::default();
     bindings.bind(None, Bound::Console).unwrap();
     let console = Listener { scheme: Scheme::Https, port: 443, bindings };
-    for path in ["/artifactory/api/security/users?x=1", "/api/audit"] {
+    for path in ["/artifactory/api/security/users?x=1", "/api/audit", "/artifactory/docker-local/.images/ab", "/artifactory/docker-local/"]
+    {
         let upstream = ask(&console, path, &["a"]).unwrap();
         assert_eq!((upstream.repository, upstream.target.as_str()), (None, path));
     }
-    for path in ["/v2/", "/v1/_ping", "/", "/apis", "/artifactory/other"] {
+    for path in ["/v2/", "/v1/_ping", "/", "/apis", "/artifactory", "/artifactorys/x"] {
         assert_eq!(ask(&console, path, &["a"]), Err(Refusal::NotFound), "{path}");
     }
     assert_eq!(ask(&console, "/api/../v2/", &["a"]), Err(Refusal::Path));

@@ -45,17 +45,21 @@ impl Registry {
         tag: Option<&Tag>,
         sees: &(dyn Fn(&ImageName) -> bool + Sync),
     ) -> Result<Vec<TreeImage>> {
-        let tops = match (image, tag) {
-            (Some(image), Some(tag)) => vec![self.v1_tag(repository, image, tag).await?.id],
+        const TOO_MANY: Error = Error::SearchInvalid("there are too many images for one tree: ask for one image or tag");
+        let tops: BTreeSet<ImageId> = match (image, tag) {
+            (Some(image), Some(tag)) => BTreeSet::from([self.v1_tag(repository, image, tag).await?.id]),
             (Some(image), None) => self.v1_tags(repository, image).await?.into_iter().map(|(_, row)| row.id).collect(),
-            (None, _) => self.all_v1_tops(repository, sees).await?,
+            (None, _) => match self.seen_v1_tops(repository, sees).await? {
+                (tops, true) => tops,
+                (_, false) => return Err(TOO_MANY),
+            },
         };
         let mut known: BTreeMap<ImageId, (Option<ImageId>, u64)> = BTreeMap::new();
         for top in tops {
             let mut next = Some(top);
             while let Some(id) = next.filter(|id| !known.contains_key(id)) {
                 if known.len() == TREE_IMAGES_MAX {
-                    return Err(Error::SearchInvalid("there are too many images for one tree: ask for one image or tag"));
+                    return Err(TOO_MANY);
                 }
                 let (row, _) = self.v1_row(repository, &id).await?.ok_or(Error::V1ImageUnknown(id))?;
                 known.insert(id, (row.parent, row.layer.map_or(0, |layer| layer.size)));
@@ -79,10 +83,15 @@ impl Registry {
         Ok(tree)
     }
 
-    async fn all_v1_tops(&self, repository: &RepositoryKey, sees: &(dyn Fn(&ImageName) -> bool + Sync)) -> Result<Vec<ImageId>> {
+    /// The images that seen tags point to, [`TREE_IMAGES_MAX`] at most, and whether these are all.
+    pub(crate) async fn seen_v1_tops(
+        &self,
+        repository: &RepositoryKey,
+        sees: &(dyn Fn(&ImageName) -> bool + Sync),
+    ) -> Result<(BTreeSet<ImageId>, bool)> {
         let fits = |name: &str| name.parse().is_ok_and(|image| sees(&image));
-        let images = self.images(repository, None, None, &fits).await?;
-        let mut tops = Vec::new();
+        let images = self.images(repository, None, Some(TREE_IMAGES_MAX), &fits).await?;
+        let mut tops = BTreeSet::new();
         for image in images.names.iter().filter_map(|name| name.parse().ok()) {
             match self.v1_tags(repository, &image).await {
                 Ok(tags) => tops.extend(tags.into_iter().map(|(_, row)| row.id)),
@@ -90,8 +99,11 @@ impl Registry {
                 Err(Error::ImageUnknown(_)) => {}
                 Err(error) => return Err(error),
             }
+            if tops.len() > TREE_IMAGES_MAX {
+                return Ok((tops.into_iter().take(TREE_IMAGES_MAX).collect(), false));
+            }
         }
-        Ok(tops)
+        Ok((tops, !images.more))
     }
 
     async fn tags_at(

@@ -9,7 +9,7 @@ fn parse(method: Method, tail: &str) -> Result<Route, Refusal> {
     let path = format!("{ROOT}{tail}");
     match target(&path).map_err(|(_, refusal)| refusal)? {
         Target::Docker(target) => target.route(&method),
-        Target::Rest(path) | Target::Health(path) => panic!("{path}"),
+        Target::Rest(path) | Target::Tree(path) | Target::Health(path) => panic!("{path}"),
     }
 }
 
@@ -131,6 +131,7 @@ proptest! {
         match target(&tail) {
             Ok(Target::Docker(target)) => drop(target.route(&Method::GET)),
             Ok(Target::Rest(path)) => drop(super::super::rest::route(path, &Method::GET)),
+            Ok(Target::Tree(path)) => drop(super::super::rest::tree(path, &Method::GET)),
             Ok(Target::Health(path)) => drop(super::super::rest::health(path, &Method::GET)),
             Err(_) => {}
         }

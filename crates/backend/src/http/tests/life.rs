@@ -27,11 +27,11 @@ impl Backend {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn id(digit: char) -> String {
+pub(super) fn id(digit: char) -> String {
     digit.to_string().repeat(64)
 }
 
