@@ -245,6 +245,11 @@ async fn keep_house(registry: Registry) {
         Ok(resumed) => tracing::info!(resumed, "migrations go on where the last run stopped"),
         Err(error) => tracing::error!(%error, "migrations could not be resumed"),
     }
+    match registry.index_once().await {
+        Ok(0) => {}
+        Ok(indexed) => tracing::info!(indexed, "what an earlier version had stored can be searched for now"),
+        Err(error) => tracing::error!(%error, "what an earlier version stored could not be indexed"),
+    }
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
         interval.tick().await;

@@ -38,8 +38,8 @@ pub const LISTED_MAX: usize = 20_000;
 /// Rows that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
 
-/// The largest file that is held in memory, to be hashed for those who look at it, in bytes.
-pub const HELD_BYTES_MAX: u64 = 8 << 20;
+/// The largest file that is hashed for those who look at it, in bytes.
+pub const HASHED_BYTES_MAX: u64 = 8 << 20;
 
 /// Something in the tree.
 pub enum Node {
@@ -130,25 +130,23 @@ pub fn path_of(api_version: ApiVersion, item: &Item) -> String {
 }
 
 impl File {
-    /// What the content is recognised by. Up to [`HELD_BYTES_MAX`] it is read for that; a larger file has only what is known.
+    /// What the content is recognised by. Up to [`HASHED_BYTES_MAX`] it is read for that; a larger file has only what is known.
     ///
     /// # Errors
     /// Only if the store fails.
     pub async fn checksums(&self) -> Result<Checksums> {
-        if self.content.size > HELD_BYTES_MAX {
+        if self.content.size > HASHED_BYTES_MAX {
             return Ok(Checksums { sha256: self.sha256.clone(), ..Checksums::default() });
         }
-        let pieces: Vec<Bytes> = self.content.read(0..self.content.size).try_collect().await?;
-        let hashed = tokio::task::spawn_blocking(move || {
-            let (mut sha256, mut sha1, mut md5) = (Sha256::new(), Sha1::new(), Md5::new());
-            for piece in &pieces {
-                sha256.update(piece);
-                sha1.update(piece);
-                md5.update(piece);
-            }
-            Checksums { sha256: Some(hex(&sha256.finalize())), sha1: Some(hex(&sha1.finalize())), md5: Some(hex(&md5.finalize())) }
-        });
-        hashed.await.map_err(|_| Error::Internal("hashing died"))
+        let (mut sha256, mut sha1, mut md5) = (Sha256::new(), Sha1::new(), Md5::new());
+        let mut pieces = self.content.read(0..self.content.size);
+        while let Some(piece) = pieces.try_next().await? {
+            sha256.update(&piece);
+            sha1.update(&piece);
+            md5.update(&piece);
+            tokio::task::yield_now().await;
+        }
+        Ok(Checksums { sha256: Some(hex(&sha256.finalize())), sha1: Some(hex(&sha1.finalize())), md5: Some(hex(&md5.finalize())) })
     }
 }
 

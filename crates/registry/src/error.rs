@@ -49,8 +49,8 @@ pub enum Error {
     /// The target repository has another V1 image under an id that is to be promoted.
     #[error("the target has another V1 image called {0}")]
     V1ImageDiffers(ImageId),
-    /// There is nothing of which something could be said.
-    #[error("there is no such image, tag or V1 image")]
+    /// There is nothing here that could be looked at, or of which something could be said.
+    #[error("there is no such item")]
     ItemUnknown,
     /// A question that can't be asked so.
     #[error("{0}")]

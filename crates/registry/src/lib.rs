@@ -25,6 +25,7 @@ mod manifests;
 mod promotion;
 pub mod properties;
 mod receive;
+mod reindex;
 mod repositories;
 mod retention;
 pub mod search;

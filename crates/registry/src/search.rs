@@ -112,6 +112,9 @@ impl Registry {
         if terms.is_empty() || terms.len() > TERMS_MAX || terms.iter().any(|term| term.values.is_empty() || term.values.len() > TERMS_MAX) {
             return Err(Error::SearchInvalid("a search has 1 to 16 properties with 1 to 16 values each"));
         }
+        if repositories.is_empty() {
+            return Ok(FoundPage::default());
+        }
         let begin = match from {
             Some(text) => self.open_position(text).await?,
             None => Some(Position { term: self.rarest(terms).await?, value: 0, after: None }),

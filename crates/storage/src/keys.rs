@@ -206,6 +206,11 @@ pub fn run() -> Key {
     family(b'0').text("run").key()
 }
 
+/// The mark that everything an earlier version had stored is in the index of properties.
+pub fn indexed() -> Key {
+    family(b'0').text("indexed").key()
+}
+
 /// The key that positions in a search are sealed with.
 pub fn position_key() -> Key {
     family(b'0').text("position-key").key()

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use berth_names::{ApiVersion, ImageName, Reference, RepositoryKey, Tag};
+use berth_storage::get_record;
 use berth_storage::keys::Item;
+use berth_storage::records::{self, Record as _};
 use berth_storage::rocksdb::{self, Stores};
-use berth_storage::{get_record, records};
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use proptest::prelude::*;
@@ -25,7 +26,7 @@ use crate::v1::{ImageId, Viewer};
 use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
 
 /// Each test has its own clock: they run at the same time.
-static CLOCKS: [AtomicU64; 3] = [AtomicU64::new(BEGINNING_MS), AtomicU64::new(BEGINNING_MS), AtomicU64::new(BEGINNING_MS)];
+static CLOCKS: [AtomicU64; 4] = [const { AtomicU64::new(BEGINNING_MS) }; 4];
 const BEGINNING_MS: u64 = 1_800_000_000_000;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
@@ -713,4 +714,31 @@ async fn pushes_of_one_user_from_one_machine_each_keep_what_they_were_told_of() 
     });
     while_collecting(&fixture, join_all(work)).await;
     assert_eq!((held(1).await, held(2).await, held(3).await), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_stored_is_indexed_once() {
+    let fixture = fixture(&CLOCKS[3], || CLOCKS[3].load(Ordering::Relaxed));
+    fixture.create_repositories().await;
+    let registry = &fixture.registry;
+    for (n, shape) in [Shape::Plain, Shape::Index, Shape::Referred].into_iter().enumerate() {
+        fixture.push(&place("dev", n % 2, n as u8), 0b1011, shape, "a").await;
+    }
+    fixture.push_v1(&place("old", 0, 0), 5, "a").await;
+    let index = keys::whole_family(b'n');
+    let whole = registry.keys_of(&index).await.unwrap();
+    // An earlier version had no index, and tags that said less.
+    let mut batch = Batch::new();
+    for key in &whole {
+        batch.delete(key.clone());
+    }
+    for (key, row) in registry.store.scan(&keys::all_tags(), None, 100).await.unwrap() {
+        let row = records::Tag::decode(&row).unwrap();
+        batch.put_record(key, &records::Tag { media_type: String::new(), size: 0, ..row });
+    }
+    registry.store.commit(batch).await.unwrap();
+    assert_eq!(registry.index_once().await.unwrap(), 3 + 1 + 3);
+    assert_eq!(registry.keys_of(&index).await.unwrap(), whole);
+    fixture.verify_index().await;
+    assert_eq!(registry.index_once().await.unwrap(), 0);
 }

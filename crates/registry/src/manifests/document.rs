@@ -31,7 +31,7 @@ pub(crate) enum Need {
 
 impl Document {
     /// The bytes of everything that the manifest refers to, as it says.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.needs.iter().filter_map(Need::size).fold(0, u64::saturating_add)
     }
 }

@@ -11,6 +11,9 @@ use crate::{Error, Registry, Result};
 /// Images of one tree.
 pub const TREE_IMAGES_MAX: usize = 20_000;
 
+/// Rows that one scan brings into memory.
+const SCAN_ENTRIES: usize = 1000;
+
 /// Tags that are shown at one image.
 const TAGS_SHOWN_MAX: usize = 1000;
 
@@ -113,11 +116,20 @@ impl Registry {
         sees: &(dyn Fn(&ImageName) -> bool + Sync),
     ) -> Result<Vec<(ImageName, Tag)>> {
         let prefix = keys::v1_tags_of(repository, id);
-        let rows = self.store.scan(&prefix, None, TAGS_SHOWN_MAX).await?;
-        let names = rows.iter().filter_map(|(key, _)| {
-            let (image, tag) = key.texts_after(&prefix)?;
-            Some((image.parse().ok()?, tag.parse().ok()?))
-        });
-        Ok(names.filter(|(image, _)| sees(image)).collect())
+        let (mut tags, mut after) = (Vec::new(), None);
+        loop {
+            let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
+            let names = rows.iter().filter_map(|(key, _)| {
+                let (image, tag) = key.texts_after(&prefix)?;
+                Some((image.parse().ok()?, tag.parse().ok()?))
+            });
+            tags.extend(names.filter(|(image, _)| sees(image)));
+            match rows.last() {
+                Some((last, _)) if rows.len() == SCAN_ENTRIES && tags.len() < TAGS_SHOWN_MAX => after = Some(last.clone()),
+                _ => break,
+            }
+        }
+        tags.truncate(TAGS_SHOWN_MAX);
+        Ok(tags)
     }
 }
