@@ -240,6 +240,11 @@ async fn keep_house(registry: Registry) {
         Ok(emptied) => tracing::info!(emptied, "repositories that were being deleted are gone"),
         Err(error) => tracing::error!(%error, "a deleted repository could not be emptied"),
     }
+    match registry.finish_views().await {
+        Ok(0) => {}
+        Ok(shown) => tracing::info!(shown, "V1 clients are shown images that were pushed before"),
+        Err(error) => tracing::error!(%error, "V1 clients are not shown all images"),
+    }
     match registry.resume_jobs().await {
         Ok(0) => {}
         Ok(resumed) => tracing::info!(resumed, "migrations go on where the last run stopped"),

@@ -137,6 +137,13 @@ impl Registry {
     }
 }
 
+/// The image for `linux/amd64` among those that a manifest lists, or the first, if it lists any.
+pub(crate) fn child_for(manifest: &[u8]) -> Option<Digest> {
+    let wire = read(manifest).ok()?;
+    let of = |wanted: &str| wire.manifests.iter().find(|one| one.platform.as_ref().is_some_and(|one| fits(&name(one), wanted)));
+    of("linux/amd64").or_else(|| wire.manifests.first()).map(|one| one.digest)
+}
+
 fn read(bytes: &[u8]) -> Result<Wire> {
     serde_json::from_slice(bytes).map_err(|_| Error::ManifestInvalid("it can't be read as an image".to_owned()))
 }

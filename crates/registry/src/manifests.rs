@@ -146,6 +146,7 @@ impl Registry {
         self.require(&mut batch, repository, image, document).await?;
         self.renew_image(&mut batch, repository, image).await?;
         self.add_manifest(&mut batch, repository, image, digest, document, bytes);
+        self.add_view(&mut batch, (repository, image), digest, bytes, (repository, image)).await?;
         match reference {
             Reference::Tag(tag) => {
                 let row = records::Tag { digest: *digest, updated_ms, media_type: document.media_type.clone(), size: document.size() };

@@ -114,6 +114,10 @@ impl Registry {
             let closure = self.closure(source, image, tags.iter().map(|(_, row, _)| row.digest)).await?;
             self.renew_image(&mut batch, target, &promotion.target_image).await?;
             self.add_closure(&mut batch, target, &promotion.target_image, &closure);
+            for (digest, (_, bytes)) in &closure.manifests {
+                let body = WithBody::<Manifest>::decode(bytes).map(|manifest| manifest.body).unwrap_or_default();
+                self.add_view(&mut batch, (target, &promotion.target_image), digest, &body, (source, image)).await?;
+            }
             let mut promoted = Vec::new();
             for (tag, row, seen) in &tags {
                 let key = keys::tag(source, image, tag);

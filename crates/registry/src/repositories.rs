@@ -236,6 +236,9 @@ impl Registry {
             self.replace_settings(key, &|settings| Repository { api_version, ..settings }).await?;
             return Err(Error::RepositoryNotEmpty(key.clone()));
         }
+        if after.serve_v1 && !before.serve_v1 {
+            self.finish_views().await?;
+        }
         Ok(())
     }
 
@@ -256,6 +259,9 @@ impl Registry {
             }
             let mut batch = Batch::new();
             batch.expect(row.clone(), Some(seen));
+            if after.serve_v1 && !before.serve_v1 {
+                batch.put(keys::v1_view_begun(key), Bytes::new());
+            }
             self.put_repository(&mut batch, &after, Some(created_ms))?;
             Ok((batch, (before, after)))
         })

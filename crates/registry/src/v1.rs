@@ -12,6 +12,7 @@ mod sums;
 mod tags;
 mod tar;
 mod tree;
+mod view;
 mod visible;
 
 pub use berth_storage::v1::{ImageId, InvalidImageId};

@@ -14,6 +14,8 @@
 //! | `d` | name | – | repositories of the configuration that were created once |
 //! | `D` | data id | – | this data has an owner; data without one is garbage |
 //! | `e` | V1 layer's digest | [`v1::Conversion`](crate::records::v1::Conversion) | what a V1 layer became for V2 clients |
+//! | `E` | repository, image, digest | [`v1::View`](crate::records::v1::View) | what V1 clients are shown of a V2 manifest |
+//! | `F` | repository | – | repositories of which V1 clients are not yet shown everything |
 //! | `g` | group name, user name | – | members of a group |
 //! | `G` | group name | [`Group`](crate::records::Group) | groups |
 //! | `i` | repository, image | [`Image`](crate::records::Image) | images by repository |
@@ -31,6 +33,7 @@
 //! | `q` | repository, V1 image id, user name | – | who has pushed a V1 image, and so knows it |
 //! | `r` | repository, image, subject, digest | [`Referrer`](crate::records::Referrer) | referrers by subject |
 //! | `R` | repository | [`Repository`](crate::records::Repository) | repositories |
+//! | `s` | repository, V1 image id, image, digest | – | V2 manifests by the V1 images that V1 clients are shown of them |
 //! | `S` | key id | [`SigningKey`](crate::records::SigningKey) | keys that signed tokens are checked with |
 //! | `t` | repository, image, tag | [`Tag`](crate::records::Tag) | tags by image |
 //! | `T` | repository, image, digest, tag | – | tags by digest |
@@ -48,6 +51,7 @@
 mod cleanup;
 mod migration;
 mod properties;
+mod view;
 
 use std::fmt;
 
@@ -58,6 +62,7 @@ use crate::v1::ImageId;
 pub use cleanup::{Candidate, candidate, candidates, lease, leases, split_candidate, v1_lease, v1_leases};
 pub use migration::{all_receipts, conversion, job, jobs, receipt, receipts, receipts_in, split_receipt};
 pub use properties::{Item, found_by, having, having_in, having_like, properties, properties_in, split_found_by, split_properties};
+pub use view::{split_v1_viewed, v1_view, v1_view_begun, v1_viewed, v1_viewed_in, v1_views, v1_views_begun};
 
 /// A whole key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -309,6 +314,11 @@ pub fn manifest(repository: &RepositoryKey, image: &ImageName, digest: &Digest) 
 /// All manifests of every image, for checks.
 pub fn all_manifests() -> Prefix {
     family(b'm').prefix()
+}
+
+/// All manifests of a repository.
+pub fn manifests_in(repository: &RepositoryKey) -> Prefix {
+    family(b'm').text(repository.as_str()).prefix()
 }
 
 /// All manifests of an image.

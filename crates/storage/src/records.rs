@@ -94,7 +94,8 @@ json_records!(
     v1::Conversion,
     v1::Image,
     v1::Receipt,
-    v1::Tag
+    v1::Tag,
+    v1::View
 );
 
 /// Where a blob's bytes are.
@@ -443,6 +444,26 @@ pub mod v1 {
         pub updated_ms: u64,
         /// The `User-Agent` of the client that moved it, from which the protocol's push information is made.
         pub user_agent: String,
+    }
+
+    /// What V1 clients are shown of a V2 manifest: a chain of V1 images, one for each layer. It goes with the manifest.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct View {
+        /// The config, whose digest is the id of the top image.
+        pub config: Digest,
+        /// The images, root first.
+        pub images: Vec<ViewImage>,
+    }
+
+    /// A V1 image that V1 clients are shown.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct ViewImage {
+        /// Its id.
+        pub id: ImageId,
+        /// Its layer.
+        pub layer: Digest,
+        /// Length of that in bytes.
+        pub size: u64,
     }
 
     /// What a V1 layer became for V2 clients. It goes with the V1 layer's blob.

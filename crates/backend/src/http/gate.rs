@@ -99,7 +99,13 @@ impl Service {
         if let (Api::V2, Some(ApiVersion::V1)) = (api, repository.as_ref().map(|repository| repository.api_version)) {
             return Err(Box::new(errors::v2_on_v1_repository()));
         }
-        let route = target.route(&method).map_err(|refusal| refuse(api, refusal))?;
+        let mut route = target.route(&method).map_err(|refusal| refuse(api, refusal))?;
+        if let (Some(repository), Route::V1(asked)) = (&repository, &mut route)
+            && repository.api_version == ApiVersion::V2
+            && let Some(image) = asked.image_mut()
+        {
+            *image = self.registry.viewed_name(&repository.key, image).await.map_err(|error| Box::new(of(api, &error)))?;
+        }
         event.target(&target.repository, &route);
         if route == Route::V2(V2::Token) {
             let request = TokenRequest { key: target.repository, repository, view, credentials, query, is_form: method == Method::POST };
@@ -111,9 +117,10 @@ impl Service {
         let challenge = repository.as_ref().map(|repository| repository.challenge).unwrap_or_default();
         let caller = self.identify(Some((&target.repository, &route)), challenge, &view, credentials, event).await?;
         let (policy, repository) = self.admit(api, repository, &caller, &route, &view).await?;
-        if api == Api::V1 && repository.api_version == ApiVersion::V2 && !matches!(route, Route::V1(V1::Search)) {
-            let message = format!("repository {} speaks V2; this client speaks V1", repository.key);
-            return Err(Box::new(errors::v1(StatusCode::NOT_FOUND, &message)));
+        if repository.api_version == ApiVersion::V2
+            && let Route::V1(asked) = &route
+        {
+            v1_on_v2(&repository, asked)?;
         }
         let (registry, access, is_head) = (Arc::clone(&self.registry), self.access.clone(), method == Method::HEAD);
         let call = Call { registry, access, repository, caller, policy, view, headers, query, is_head };
@@ -199,6 +206,19 @@ impl Service {
             Denied::Hidden | Denied::Forbidden => *in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "you may not do this here"),
         }))
     }
+}
+
+/// What a V1 client may ask of a V2 repository: to search it, and if the repository says so, to pull from it.
+fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
+    let key = &repository.key;
+    if matches!(route, V1::Search) || (repository.serve_v1 && route.only_reads()) {
+        return Ok(());
+    }
+    Err(Box::new(if repository.serve_v1 {
+        errors::v1(StatusCode::FORBIDDEN, &format!("repository {key} takes pushes over V2 only; V1 clients can pull from it"))
+    } else {
+        errors::v1(StatusCode::NOT_FOUND, &format!("repository {key} speaks V2; this client speaks V1"))
+    }))
 }
 
 fn single_host(headers: &HeaderMap) -> Option<&str> {

@@ -207,6 +207,62 @@ fn is_action(docker: &str) -> bool {
     is_job || matches!(action, "v1/promote" | "v2/promote" | "v1/migrate" | "v1/ancestry" | "v1/info" | "v2/info" | "v2/receipts")
 }
 
+impl V1 {
+    /// The image that it is about, if it names one.
+    pub(crate) fn image_mut(&mut self) -> Option<&mut ImageName> {
+        match self {
+            Self::PutRepository { image }
+            | Self::GetRepositoryImages { image }
+            | Self::PutRepositoryImages { image }
+            | Self::GetProperties { image }
+            | Self::GetRepositoryJson { image }
+            | Self::GetTags { image }
+            | Self::GetTag { image, .. }
+            | Self::PutTag { image, .. }
+            | Self::DeleteTag { image, .. }
+            | Self::DeleteRepository { image }
+            | Self::GetTagJson { image, .. } => Some(image),
+            Self::Ping
+            | Self::CreateUser
+            | Self::GetUser
+            | Self::Search
+            | Self::GetImageJson { .. }
+            | Self::PutImageJson { .. }
+            | Self::GetLayer { .. }
+            | Self::PutLayer { .. }
+            | Self::PutChecksum { .. }
+            | Self::GetAncestry { .. } => None,
+        }
+    }
+
+    /// Whether nothing is changed by it. Logging in changes nothing either, whatever its method.
+    pub(crate) fn only_reads(&self) -> bool {
+        match self {
+            Self::Ping
+            | Self::CreateUser
+            | Self::GetUser
+            | Self::Search
+            | Self::GetRepositoryImages { .. }
+            | Self::GetProperties { .. }
+            | Self::GetRepositoryJson { .. }
+            | Self::GetTags { .. }
+            | Self::GetTag { .. }
+            | Self::GetTagJson { .. }
+            | Self::GetImageJson { .. }
+            | Self::GetLayer { .. }
+            | Self::GetAncestry { .. } => true,
+            Self::PutRepository { .. }
+            | Self::PutRepositoryImages { .. }
+            | Self::PutTag { .. }
+            | Self::DeleteTag { .. }
+            | Self::DeleteRepository { .. }
+            | Self::PutImageJson { .. }
+            | Self::PutLayer { .. }
+            | Self::PutChecksum { .. } => false,
+        }
+    }
+}
+
 impl Target<'_> {
     pub(crate) fn api(&self) -> Api {
         match self {

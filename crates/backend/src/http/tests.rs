@@ -15,6 +15,7 @@ mod browse;
 mod life;
 mod migration;
 mod search;
+mod shown;
 
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"

@@ -1,11 +1,13 @@
 //! Docker Registry V1: what docker 0.10 to 1.12 asks for. Statuses, bodies and headers are those of the original
 //! registry wherever a client looks at them (protocol reference §2).
 
+mod shown;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_names::{ImageName, Tag};
-use berth_registry::Error;
-use berth_registry::v1::{IMAGE_JSON_BYTES_MAX, ImageId, TagRecord};
+use berth_names::{ApiVersion, ImageName, Tag};
+use berth_registry::v1::{IMAGE_JSON_BYTES_MAX, ImageContent, ImageId, TagRecord};
+use berth_registry::{BlobContent, Error};
 use http::StatusCode;
 use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderName, PRAGMA, RANGE, WWW_AUTHENTICATE};
 use serde::Deserialize;
@@ -53,6 +55,9 @@ type Outcome = Result<Answer, Error>;
 
 /// Hands a request that may go on to its handler.
 pub(crate) async fn handle(call: &Call, route: &V1, body: RequestBody) -> Outcome {
+    if call.repository.api_version == ApiVersion::V2 {
+        return shown::handle(call, route).await;
+    }
     match route {
         V1::Ping => Ok(ping()),
         // `docker login` up to 1.10 first tries to register. Credentials were checked: so the user exists.
@@ -241,8 +246,12 @@ fn push_information(row: Option<&TagRecord>) -> Value {
 
 pub(crate) async fn get_properties(call: &Call, image: &ImageName) -> Outcome {
     call.registry.v1_tags(&call.repository.key, image).await?;
+    Ok(access_of(call))
+}
+
+fn access_of(call: &Call) -> Answer {
     let access = if call.repository.anonymous_pull { "public" } else { "private" };
-    Ok(fresh(json(StatusCode::OK, &json!({ "access": access }))))
+    fresh(json(StatusCode::OK, &json!({ "access": access })))
 }
 
 pub(crate) async fn put_image_json(call: &Call, id: &ImageId, body: RequestBody) -> Outcome {
@@ -258,13 +267,16 @@ pub(crate) async fn put_image_json(call: &Call, id: &ImageId, body: RequestBody)
 
 pub(crate) async fn get_image_json(call: &Call, id: &ImageId) -> Outcome {
     require_visible(call, id).await?;
-    let image = call.registry.v1_image(&call.repository.key, id).await?;
+    Ok(image_answer(call.registry.v1_image(&call.repository.key, id).await?))
+}
+
+fn image_answer(image: ImageContent) -> Answer {
     let answer = whole(StatusCode::OK, "application/json", image.json).with(CACHE_CONTROL, FOREVER);
     let answer = answer.with(SIZE, image.layer_size.to_string());
-    Ok(match image.payload_checksum {
+    match image.payload_checksum {
         Some(checksum) => answer.with(CHECKSUM_PAYLOAD, checksum),
         None => answer,
-    })
+    }
 }
 
 pub(crate) async fn put_layer(call: &Call, id: &ImageId, body: RequestBody) -> Outcome {
@@ -275,13 +287,16 @@ pub(crate) async fn put_layer(call: &Call, id: &ImageId, body: RequestBody) -> O
 
 pub(crate) async fn get_layer(call: &Call, id: &ImageId) -> Outcome {
     require_visible(call, id).await?;
-    let layer = call.registry.v1_layer(&call.repository.key, id).await?;
+    Ok(layer_answer(call, &call.registry.v1_layer(&call.repository.key, id).await?))
+}
+
+fn layer_answer(call: &Call, layer: &BlobContent) -> Answer {
     let describe =
         |answer: Answer| answer.with(CONTENT_TYPE, "application/octet-stream").with(CACHE_CONTROL, FOREVER).with(ACCEPT_RANGES, "bytes");
     if call.is_head {
-        return Ok(describe(empty(StatusCode::OK).with(CONTENT_LENGTH, layer.size.to_string())));
+        return describe(empty(StatusCode::OK).with(CONTENT_LENGTH, layer.size.to_string()));
     }
-    Ok(describe(stream_blob(&layer, call.header(RANGE))))
+    describe(stream_blob(layer, call.header(RANGE)))
 }
 
 pub(crate) async fn put_checksum(call: &Call, id: &ImageId) -> Outcome {
@@ -292,8 +307,11 @@ pub(crate) async fn put_checksum(call: &Call, id: &ImageId) -> Outcome {
 
 pub(crate) async fn get_ancestry(call: &Call, id: &ImageId) -> Outcome {
     require_visible(call, id).await?;
-    let chain = call.registry.v1_ancestry(&call.repository.key, id).await?;
-    Ok(json(StatusCode::OK, &chain).with(CACHE_CONTROL, FOREVER))
+    Ok(ancestry_answer(&call.registry.v1_ancestry(&call.repository.key, id).await?))
+}
+
+fn ancestry_answer(chain: &[ImageId]) -> Answer {
+    json(StatusCode::OK, &chain).with(CACHE_CONTROL, FOREVER)
 }
 
 pub(crate) async fn search(call: &Call) -> Outcome {

@@ -71,6 +71,7 @@ impl Registry {
                 self.look_at(batch, now_ms, &Candidate::Manifest(repository.clone(), image.clone(), referrer))?;
             }
         }
+        self.remove_view(batch, repository, image, digest).await?;
         batch.delete(keys::manifest(repository, image, digest));
         let is_last = self.store.scan(&keys::manifests(repository, image), None, 2).await?.len() <= 1;
         self.after_removal(batch, repository, image, seen_image, is_last).await

@@ -137,7 +137,10 @@ fn fixture(clock: &'static AtomicU64, now_ms: fn() -> u64) -> Fixture {
 impl Fixture {
     async fn create_repositories(&self) {
         for key in REPOSITORIES {
-            self.registry.create_repository(&Repository::new(key.parse().unwrap(), ApiVersion::V2)).await.unwrap();
+            // One of them shows V1 clients what is in it.
+            let serve_v1 = key == REPOSITORIES[0];
+            let repository = Repository { serve_v1, ..Repository::new(key.parse().unwrap(), ApiVersion::V2) };
+            self.registry.create_repository(&repository).await.unwrap();
         }
         for key in ["old", "older"] {
             self.registry.create_repository(&Repository::new(key.parse().unwrap(), ApiVersion::V1)).await.unwrap();
@@ -196,7 +199,10 @@ impl Fixture {
         for number in (0..LAYERS).filter(|number| layers & (1 << number) != 0) {
             parts.push(self.bring_blob(repository, image, layer(number), holder).await);
         }
-        let config = self.bring_blob(repository, image, format!("{{\"layers\":{layers}}}").into(), holder).await;
+        let diff_ids: Vec<_> =
+            (0..LAYERS).filter(|number| layers & (1 << number) != 0).map(|n| digest_of(berth_names::Algorithm::Sha256, &[n])).collect();
+        let config = json!({ "layers": layers, "rootfs": { "diff_ids": diff_ids } }).to_string();
+        let config = self.bring_blob(repository, image, config.into(), holder).await;
         let manifest = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": parts,
         });
@@ -261,6 +267,7 @@ impl Fixture {
                 Content::V2(digest) => {
                     let found = self.registry.manifest(repository, image, &Reference::Tag(tag.clone())).await.unwrap();
                     assert_eq!(found.digest, *digest);
+                    self.verify_view(repository, image, tag).await;
                 }
                 Content::V1(id) => {
                     assert_eq!(self.registry.v1_tag(repository, image, tag).await.unwrap().id, *id);
@@ -335,6 +342,21 @@ impl Fixture {
         }
         let found: BTreeSet<String> = registry.keys_of(&keys::whole_family(b'n')).await.unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(found, expected);
+    }
+
+    /// A repository that shows V1 clients what is in it shows all of it, and no other shows anything.
+    async fn verify_view(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) {
+        let shown = self.registry.viewed_tag(repository, image, tag).await;
+        if repository.as_str() != REPOSITORIES[0] {
+            assert!(matches!(shown, Err(Error::V1TagUnknown(_))));
+            return;
+        }
+        for id in self.registry.viewed_ancestry(repository, &shown.unwrap(), &|_| true).await.unwrap() {
+            self.registry.viewed_image(repository, &id, &|_| true).await.unwrap();
+            let layer = self.registry.viewed_layer(repository, &id, &|_| true).await.unwrap();
+            let pieces: Vec<Bytes> = layer.read(0..layer.size).try_collect().await.unwrap();
+            assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>() as u64, layer.size);
+        }
     }
 
     /// Blobs that are stored, and those that some tag leads to.

@@ -73,14 +73,24 @@ impl Registry {
         let now_ms = self.clock.now_ms();
         self.forget_tags(repository, image).await?;
         for prefix in keys::rows_of_image(repository, image) {
-            self.delete_rows(&prefix, |batch, row| {
+            self.delete_rows(&prefix, |batch, row, _| {
                 batch.delete(row.clone());
                 Ok(())
             })
             .await?;
         }
+        let views = keys::v1_views(repository, image);
+        self.delete_rows(&views, |batch, row, value| {
+            let (Some(digest), Some(view)) = (row.digest_after(&views), records::v1::View::decode(value)) else { return Ok(()) };
+            batch.delete(row.clone());
+            for shown in &view.images {
+                batch.delete(keys::v1_viewed(repository, &shown.id, image, &digest));
+            }
+            Ok(())
+        })
+        .await?;
         let links = keys::links(repository, image);
-        self.delete_rows(&links, |batch, row| {
+        self.delete_rows(&links, |batch, row, _| {
             let Some(digest) = row.digest_after(&links) else { return Ok(()) };
             batch.delete(row.clone()).delete(keys::linked_from(&digest, repository, image));
             self.look_at(batch, now_ms, &Candidate::Blob(digest))
@@ -120,13 +130,13 @@ impl Registry {
         }
     }
 
-    async fn delete_rows(&self, prefix: &Prefix, mut change: impl FnMut(&mut Batch, &Key) -> Result<()>) -> Result<()> {
+    async fn delete_rows(&self, prefix: &Prefix, mut change: impl FnMut(&mut Batch, &Key, &Bytes) -> Result<()>) -> Result<()> {
         let mut after = None;
         loop {
             let rows = self.store.scan(prefix, after.as_ref(), SCAN_ENTRIES).await?;
             let mut batch = Batch::new();
-            for (row, _) in &rows {
-                change(&mut batch, row)?;
+            for (row, value) in &rows {
+                change(&mut batch, row, value)?;
             }
             self.store.commit(batch).await?;
             match rows.last() {

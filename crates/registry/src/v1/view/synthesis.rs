@@ -1,0 +1,207 @@
+//! The V1 images of a V2 image: pure functions of its manifest and its config.
+
+use std::collections::BTreeMap;
+
+use berth_names::{Algorithm, Digest};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::super::ImageId;
+use super::makes_ids;
+use crate::hash::digest_of;
+
+/// Layers that V1 clients can unpack: gzip and plain tars.
+const LAYER_TYPES: [&str; 4] = [
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar",
+];
+
+/// What only V2 says.
+const V2_ONLY: [&str; 2] = ["rootfs", "history"];
+
+/// What a manifest says of an image.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Recipe {
+    pub(super) config: Digest,
+    /// Root first.
+    pub(super) layers: Vec<Layer>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Layer {
+    media_type: String,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+#[derive(Deserialize)]
+struct WireManifest {
+    config: WireConfig,
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+struct WireConfig {
+    digest: Digest,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+    #[serde(default)]
+    history: Vec<History>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+#[derive(Deserialize)]
+struct History {
+    created: Option<String>,
+    created_by: Option<String>,
+    author: Option<String>,
+    comment: Option<String>,
+    #[serde(default)]
+    empty_layer: bool,
+}
+
+/// What the manifest says, if it is an image with layers that V1 clients can take.
+pub(super) fn recipe_of(manifest: &[u8]) -> Option<Recipe> {
+    let WireManifest { config, layers } = serde_json::from_slice(manifest).ok()?;
+    let fits =
+        !layers.is_empty() && makes_ids(&config.digest) && layers.iter().all(|layer| LAYER_TYPES.contains(&layer.media_type.as_str()));
+    fits.then_some(Recipe { config: config.digest, layers })
+}
+
+/// The ids of the V1 images of a config, root first.
+pub(super) fn chain_ids(config: &[u8], digest: &Digest) -> Option<Vec<ImageId>> {
+    let Config { rootfs, .. } = serde_json::from_slice(config).ok()?;
+    let mut chain: Vec<Digest> = Vec::with_capacity(rootfs.diff_ids.len());
+    for diff_id in rootfs.diff_ids {
+        let next = match chain.last() {
+            Some(below) => digest_of(Algorithm::Sha256, format!("{below} {diff_id}").as_bytes()),
+            None => diff_id,
+        };
+        chain.push(next);
+    }
+    *chain.last_mut()? = *digest;
+    chain.iter().map(|link| link.hash().try_into().ok().filter(|_| makes_ids(link)).map(ImageId::from_bytes)).collect()
+}
+
+/// The JSON of the V1 image at a place of the chain of `count`: the top one has the whole config, every other one what
+/// the history says of it.
+pub(super) fn v1_json(config: &[u8], (id, parent): (&ImageId, Option<&ImageId>), at: usize, count: usize) -> Option<Vec<u8>> {
+    if at + 1 == count {
+        let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(config).ok()?;
+        fields.retain(|name, _| !V2_ONLY.contains(&name.as_str()));
+        fields.insert("id".to_owned(), to_raw_value(id).ok()?);
+        if let Some(parent) = parent {
+            fields.insert("parent".to_owned(), to_raw_value(parent).ok()?);
+        }
+        return serde_json::to_vec(&fields).ok();
+    }
+    #[derive(Serialize)]
+    struct Dependency<'a> {
+        id: &'a ImageId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        parent: Option<&'a ImageId>,
+        // Docker before 1.10 reads a time here, and shows it.
+        created: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        author: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        comment: Option<String>,
+        container_config: serde_json::Value,
+    }
+    let Config { history, .. } = serde_json::from_slice(config).ok()?;
+    let told = history.into_iter().filter(|entry| !entry.empty_layer).nth(at);
+    let (created, created_by, author, comment) =
+        told.map_or((None, None, None, None), |told| (told.created, told.created_by, told.author, told.comment));
+    let created = created.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned());
+    let container_config = created_by.map_or_else(|| json!({}), |text| json!({ "Cmd": [text] }));
+    serde_json::to_vec(&Dependency { id, parent, created, author, comment, container_config }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn digest(byte: u8) -> Digest {
+        Digest::sha256([byte; 32])
+    }
+
+    fn config() -> Vec<u8> {
+        json!({
+            "architecture": "amd64", "os": "linux", "created": "2020-01-01T00:00:00Z", "config": { "Cmd": ["sh"] },
+            "rootfs": { "type": "layers", "diff_ids": [digest(1), digest(2)] },
+            "history": [
+                { "created": "2019-01-01T00:00:00Z", "created_by": "ADD x" }, { "created_by": "ENV a=b", "empty_layer": true },
+                { "created": "2020-01-01T00:00:00Z", "created_by": "RUN y", "comment": "c" },
+            ],
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    #[test]
+    fn ids_are_chain_ids_and_the_configs_digest() {
+        let own = digest_of(Algorithm::Sha256, &config());
+        let ids = chain_ids(&config(), &own).unwrap();
+        assert_eq!(ids.iter().map(ToString::to_string).collect::<Vec<_>>(), [digest(1).hex(), own.hex()]);
+        let three = json!({ "rootfs": { "diff_ids": [digest(1), digest(2), digest(3)] } }).to_string();
+        let second = digest_of(Algorithm::Sha256, format!("{} {}", digest(1), digest(2)).as_bytes());
+        assert_eq!(chain_ids(three.as_bytes(), &own).unwrap()[1].to_string(), second.hex());
+        for none in [r#"{"rootfs":{"diff_ids":[]}}"#, "{}", "[]", ""] {
+            assert_eq!(chain_ids(none.as_bytes(), &own), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_top_has_the_config_and_the_others_what_the_history_says() {
+        let own = digest_of(Algorithm::Sha256, &config());
+        let ids = chain_ids(&config(), &own).unwrap();
+        let read =
+            |at, parent| -> serde_json::Value { serde_json::from_slice(&v1_json(&config(), (&ids[at], parent), at, 2).unwrap()).unwrap() };
+        assert_eq!(read(0, None), json!({ "id": ids[0], "created": "2019-01-01T00:00:00Z", "container_config": { "Cmd": ["ADD x"] } }));
+        assert_eq!(
+            read(1, Some(&ids[0])),
+            json!({ "id": ids[1], "parent": ids[0], "architecture": "amd64", "os": "linux", "created": "2020-01-01T00:00:00Z",
+                "config": { "Cmd": ["sh"] } })
+        );
+    }
+
+    #[test]
+    fn only_images_that_v1_clients_can_unpack_are_shown() {
+        let manifest = |layer_type: &str| {
+            json!({ "config": { "digest": digest(9) }, "layers": [{ "mediaType": layer_type, "digest": digest(1), "size": 5 }] })
+                .to_string()
+        };
+        for layer_type in LAYER_TYPES {
+            assert_eq!(recipe_of(manifest(layer_type).as_bytes()).unwrap().layers[0].size, 5);
+        }
+        for other in [
+            manifest("application/vnd.oci.image.layer.v1.tar+zstd"),
+            manifest("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+            json!({ "config": { "digest": digest(9) }, "layers": [] }).to_string(),
+            json!({ "manifests": [] }).to_string(),
+        ] {
+            assert_eq!(recipe_of(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), at in 0..4_usize) {
+            let id = ImageId::from_bytes([1; 32]);
+            let _ = (recipe_of(&bytes), chain_ids(&bytes, &digest(1)), v1_json(&bytes, (&id, None), at, 4));
+        }
+    }
+}
