@@ -260,6 +260,13 @@ impl Docker {
     /// `docker pull`: the chain, root first, with every byte checked against what the server says of it.
     pub fn pull(&self, image: &str, tag: &str) -> io::Result<Vec<(String, String, Vec<u8>)>> {
         self.probe(image, false)?;
+        self.pull_over_v1(image, tag)
+    }
+
+    /// The same without looking for V2 first, as docker up to 1.4 does, and 1.5 to 1.7 after V2 has failed them.
+    pub fn pull_over_v1(&self, image: &str, tag: &str) -> io::Result<Vec<(String, String, Vec<u8>)>> {
+        let ping = self.ask("GET", "/v1/_ping", &[], Body::None)?.expect(200)?;
+        assert_eq!(ping.header("X-Docker-Registry-Standalone"), Some("True"));
         let begun = self.ask("GET", &format!("/v1/repositories/{image}/images"), &[("X-Docker-Token", "true")], Body::None)?;
         self.check_session(&begun)?;
         let listed = begun.expect(200)?.json();

@@ -108,6 +108,47 @@ fn the_lines_of_the_document_do_what_it_says() {
 }
 
 #[test]
+fn an_old_client_pulls_over_v1_what_an_engine_of_today_pushed() {
+    let registry = Registry::start();
+    let (console, directory) = (registry.client(registry.console), tempfile::tempdir().unwrap());
+    let settings = br#"{"serveV1":true}"#;
+    let path = "/artifactory/api/repositories/docker-local2";
+    console.send("POST", path, &[("Content-Type", "application/json")], Body::Bytes(settings)).expect(200).unwrap();
+    let engine = Engine::start(&registry.ca(), &[registry.second]);
+    let host = format!("localhost:{}", registry.second);
+    engine.must_with_input(&["login", "-u", "admin", "--password-stdin", &host], &registry.path("password"));
+    std::fs::write(directory.path().join("root.tar"), Layer::of_busybox().tar).unwrap();
+    std::fs::write(directory.path().join("more"), "more").unwrap();
+    let base = format!("{host}/team/base:1");
+    engine.must(&["import", directory.path().join("root.tar").to_str().unwrap(), &base]);
+    let dockerfile = format!("FROM {base}\nCOPY more /more\nENV GREETING=hello\nCMD [\"/bin/busybox\", \"cat\", \"/more\"]\n");
+    std::fs::write(directory.path().join("Dockerfile"), dockerfile).unwrap();
+    let image = format!("{host}/team/hello:1");
+    engine.must(&["build", "--tag", &image, directory.path().to_str().unwrap()]);
+    engine.must(&["push", &image]);
+    let id = engine.must(&["inspect", "--format", "{{.Id}}", &image]);
+
+    let old = Docker::new(Version::V1_5, registry.client(registry.second), registry.second);
+    let pulled = old.pull_over_v1("team/hello", "1").unwrap();
+    let (top, json, _) = pulled.last().unwrap();
+    assert_eq!(format!("sha256:{top}"), id.trim(), "the id is the one that docker shows");
+    let json: Value = serde_json::from_str(json).unwrap();
+    assert_eq!(json["config"]["Cmd"], json!(["/bin/busybox", "cat", "/more"]));
+    assert!(json["config"]["Env"].as_array().unwrap().contains(&json!("GREETING=hello")));
+    let mut files = Vec::new();
+    for (_, _, layer) in &pulled {
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer.as_slice()));
+        files.extend(archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()));
+    }
+    assert!(
+        pulled.len() == 2 && files.iter().any(|file| file.ends_with("busybox")) && files.iter().any(|file| file == "more"),
+        "{files:?}"
+    );
+    let found = registry.client(registry.second).get("/v1/search?q=hello").json();
+    assert_eq!(found["results"][0]["name"], "team/hello");
+}
+
+#[test]
 fn a_migration_that_is_killed_goes_on_by_itself_and_ends_as_if_nothing_had_happened() {
     let mut registry = Registry::start();
     let docker = Docker::new(Version::V1_9, registry.client(registry.v1), registry.v1);
