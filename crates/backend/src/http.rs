@@ -123,6 +123,7 @@ impl Service {
         let mut event = Event::default();
         // A body that announced itself with Expect is sent only if we read it: being refused, we don't.
         let drains = !head.headers.contains_key(EXPECT);
+        let (body, rest) = body::lend(body);
         let answer = match self.prepare(head, &mut event).await {
             Ok(Prepared::Docker(call, route)) => match &route {
                 Route::V1(route) => v1::handle(&call, route, body).await.unwrap_or_else(|error| errors::of_v1(&error)),
@@ -136,14 +137,14 @@ impl Service {
             Ok(Prepared::Token(request)) => self.serve_token(*request, body, &mut event).await,
             Ok(Prepared::Rest(call)) => rest::handle(&call, body).await,
             Err(refused) => {
-                if drains {
-                    body::drain(body).await;
-                    *refused
-                } else {
-                    refused.with(CONNECTION, "close")
-                }
+                drop(body);
+                if drains { *refused } else { refused.with(CONNECTION, "close") }
             }
         };
+        // Whoever still sends when the connection closes finds it reset, and never reads the answer.
+        if drains {
+            rest.drain().await;
+        }
         Answered { answer, event }
     }
 

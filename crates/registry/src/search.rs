@@ -4,6 +4,8 @@
 //! looks at so many and no more; then the page ends, however little was found, and says where to go on.
 
 mod position;
+#[cfg(test)]
+mod tests;
 mod wildcard;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,8 +93,8 @@ struct Search<'s> {
     repositories: &'s BTreeSet<RepositoryKey>,
     eyes: Eyes<'s>,
     limit: usize,
-    /// What it has cost so far, in rows looked at.
-    cost: usize,
+    /// What it may still cost, in rows looked at.
+    budget: usize,
     found: Vec<Found>,
 }
 
@@ -103,6 +105,18 @@ impl Registry {
     /// [`Error::SearchInvalid`] if there are no terms or too many, or `from` is not what a page gave as `next`.
     pub async fn find(
         &self,
+        terms: &[Term],
+        repositories: &BTreeSet<RepositoryKey>,
+        eyes: Eyes<'_>,
+        limit: usize,
+        from: Option<&str>,
+    ) -> Result<FoundPage> {
+        self.find_within(COST_MAX, terms, repositories, eyes, limit, from).await
+    }
+
+    async fn find_within(
+        &self,
+        budget: usize,
         terms: &[Term],
         repositories: &BTreeSet<RepositoryKey>,
         eyes: Eyes<'_>,
@@ -122,7 +136,7 @@ impl Registry {
         let begin = begin.filter(|begin| terms.get(begin.term).is_some_and(|term| begin.value < term.values.len()));
         let begin = begin.ok_or(Error::SearchInvalid("`from` is not what a page gave as `next`"))?;
         let limit = limit.clamp(1, PAGE_MAX);
-        let mut search = Search { registry: self, terms, repositories, eyes, limit, cost: 0, found: Vec::new() };
+        let mut search = Search { registry: self, terms, repositories, eyes, limit, budget, found: Vec::new() };
         let end = search.run(begin).await?;
         let next = match end {
             Some(end) => Some(self.seal_position(&end).await?),
@@ -195,13 +209,13 @@ impl Search<'_> {
                     let rows = self.registry.store.scan(&prefix, position.after.as_ref(), SCAN_ENTRIES).await?;
                     let is_end = rows.len() < SCAN_ENTRIES;
                     // An empty range costs something too.
-                    self.cost += 1;
+                    self.spend(1);
                     for (key, _) in rows {
                         if let Some(found) = self.look_at(&key, &position).await? {
                             self.found.push(found);
                         }
                         position.after = Some(key);
-                        if self.found.len() == self.limit || self.cost >= COST_MAX {
+                        if self.found.len() == self.limit || self.budget == 0 {
                             return Ok(Some(position));
                         }
                     }
@@ -224,8 +238,12 @@ impl Search<'_> {
         }
     }
 
+    fn spend(&mut self, cost: usize) {
+        self.budget = self.budget.saturating_sub(cost);
+    }
+
     async fn look_at(&mut self, row: &Key, position: &Position) -> Result<Option<Found>> {
-        self.cost += 1;
+        self.spend(1);
         let driver = &self.terms[position.term];
         let (wanted, earlier) = (&driver.values[position.value], &driver.values[..position.value]);
         let Some((_, value, repository, item)) = keys::split_found_by(row) else { return Ok(None) };
@@ -243,7 +261,7 @@ impl Search<'_> {
         // Of its own properties everything has one value: what is asked for that alone is answered by the row.
         let is_single = properties::OWN.contains(&driver.name.as_str()) || (wanted.exact().is_some() && earlier.is_empty());
         if self.terms.len() > 1 || !is_single {
-            self.cost += PROPERTIES_COST;
+            self.spend(PROPERTIES_COST);
             let said = match self.registry.properties(&repository, &item).await {
                 Ok(said) => said,
                 // It was deleted meanwhile.
@@ -257,7 +275,7 @@ impl Search<'_> {
             }
         }
         if let (Item::V1Image(id), false) = (&item, sees_all) {
-            self.cost += V1_COST;
+            self.spend(V1_COST);
             let sees = |image: &ImageName| (self.eyes.sees)(&repository, image);
             let viewer = Viewer { user: None, sees_all: false, sees: &sees };
             if !self.registry.is_v1_visible(&repository, id, viewer).await? {

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use berth_registry::{Body, Interrupted};
 use berth_storage::BlobStream;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -118,6 +119,51 @@ pub(crate) async fn read_limited(mut body: Body, bytes_max: usize) -> Result<Byt
     Ok(read.freeze())
 }
 
+/// What a handler has left of a body.
+pub(crate) struct Rest(Arc<Mutex<Option<Body>>>);
+
+/// A body that comes back when whoever reads it stops before its end.
+struct Lent {
+    body: Option<Body>,
+    rest: Arc<Mutex<Option<Body>>>,
+}
+
+/// Lends a body to a handler, which reads of it what it likes.
+pub(crate) fn lend(body: Body) -> (Body, Rest) {
+    let rest = Arc::default();
+    (Lent { body: Some(body), rest: Arc::clone(&rest) }.boxed(), Rest(rest))
+}
+
+impl Rest {
+    /// Reads on for a while what the handler has left, if it has stopped reading.
+    pub(crate) async fn drain(self) {
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(body) = left {
+            drain(body).await;
+        }
+    }
+}
+
+impl Stream for Lent {
+    type Item = Result<Bytes, Interrupted>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let piece = ready!(body.as_mut().poll_next(context));
+        // Nothing comes after an interruption either.
+        if !matches!(piece, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(piece)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+    }
+}
+
 /// Reads on for a while without keeping anything.
 pub(crate) async fn drain(mut body: Body) {
     let mut drained = 0;
@@ -130,4 +176,33 @@ pub(crate) async fn drain(mut body: Body) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_handler_leaves_of_a_body_is_read_and_what_it_has_read_is_not_read_again() {
+        for taken in 0..=3 {
+            let read = Arc::new(Mutex::new(0));
+            let count = Arc::clone(&read);
+            let pieces = stream::iter(0..2).map(move |_| {
+                *count.lock().unwrap() += 1;
+                Ok(Bytes::from_static(b"x"))
+            });
+            let (mut lent, rest) = lend(pieces.boxed());
+            for _ in 0..taken {
+                lent.next().await;
+            }
+            drop(lent);
+            assert_eq!(*read.lock().unwrap(), taken.min(2));
+            rest.drain().await;
+            assert_eq!(*read.lock().unwrap(), 2);
+        }
+        // Whoever still reads is not disturbed.
+        let (mut lent, rest) = lend(stream::iter([Ok(Bytes::from_static(b"x"))]).boxed());
+        rest.drain().await;
+        assert_eq!(lent.next().await.unwrap().unwrap(), "x");
+    }
 }

@@ -10,7 +10,9 @@ use berth_registry::properties::PropertyChange;
 use berth_registry::{Error, Repository};
 use berth_storage::keys::Item;
 use http::StatusCode;
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LAST_MODIFIED, RANGE};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
+};
 use serde_json::{Map, Value, json};
 
 use super::browse::{Place, Sight};
@@ -221,6 +223,8 @@ pub(super) async fn download(call: &RestCall, place: &Place) -> Outcome {
         .with(CONTENT_TYPE, &file.media_type)
         .with(LAST_MODIFIED, httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(file.modified_ms)))
         .with(CACHE_CONTROL, "private, no-cache")
+        // What somebody has pushed is not to be taken for a page of ours.
+        .with(X_CONTENT_TYPE_OPTIONS, "nosniff")
         .with(ACCEPT_RANGES, "bytes");
     Ok(match (etag, &file.sha256) {
         (Some(etag), Some(sha256)) => answer.with(ETAG, etag).with(CHECKSUM_SHA256, sha256),
