@@ -16,7 +16,7 @@ use crate::{CleanupTimes, Client, Clock, ExistingTag, Push, Repository};
 const BACKUPS: u64 = 8;
 const PUSHERS: u64 = 3;
 
-/// Tags that each pusher keeps; the oldest goes when there are more.
+/// Tags that each pusher keeps; the oldest but the very first goes when there are more.
 const TAGS_KEPT: u64 = 4;
 
 /// Larger than what is kept in a row.
@@ -68,7 +68,7 @@ async fn push_and_delete(registry: &Registry, pusher: u64, acknowledged: &Tags, 
         acknowledged.lock().unwrap().insert(tag.clone(), digest);
         own.push(tag);
         if own.len() as u64 > TAGS_KEPT {
-            let oldest = own.remove(0);
+            let oldest = own.remove(1);
             acknowledged.lock().unwrap().remove(&oldest);
             registry.delete_manifest(&repository, &image, &Reference::Tag(oldest)).await.unwrap();
         }
