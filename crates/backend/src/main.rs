@@ -5,6 +5,7 @@ mod backup;
 mod config;
 mod heap;
 mod http;
+mod import;
 mod operator;
 mod progress;
 mod server;
@@ -119,6 +120,25 @@ enum Command {
         /// The backup: a directory with a `backup.json` in it.
         backup: PathBuf,
     },
+    /// Import the file storage of the original V1 registry into a V1 repository. The backend must not be running.
+    ///
+    /// What was imported is not read again, so an interrupted import goes on where it stopped. What can't be imported is
+    /// said, and makes the exit status 1.
+    ImportV1 {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        #[command(flatten)]
+        arguments: import::DirectoryArguments,
+    },
+    /// Import what `docker save` wrote. The backend must not be running.
+    ImportArchive {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        #[command(flatten)]
+        arguments: import::ArchiveArguments,
+    },
     /// Check the configuration, then every digest and reference in the store. The backend must not be running.
     Check {
         /// The configuration file.
@@ -157,6 +177,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::VerifyMigration { config, repository } => runtime.block_on(verify_migration(&Config::load(&config)?, repository.as_ref())),
         Command::Backup { config, directory } => manage(&runtime, backup::backup(&Config::load(&config)?, &directory)),
         Command::Restore { config, backup } => backup::restore(&Config::load(&config)?, &backup).map(|()| ExitCode::SUCCESS),
+        Command::ImportV1 { config, arguments } => runtime.block_on(import::directory(&Config::load(&config)?, &arguments)),
+        Command::ImportArchive { config, arguments } => runtime.block_on(import::archive(&Config::load(&config)?, &arguments)),
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());
