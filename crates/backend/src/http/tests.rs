@@ -16,6 +16,7 @@ mod life;
 mod migration;
 mod search;
 mod shown;
+mod tools;
 
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"
