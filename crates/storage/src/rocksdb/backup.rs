@@ -14,137 +14,34 @@
 //!   to another file system comes after it.
 //! - Open uploads are not in it: their files still grow. Whoever was uploading begins the blob anew.
 
+mod contents;
+mod facts;
+
 use std::fs::{DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
+use rocksdb::DB;
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, IteratorMode, ReadOptions, WriteBatch};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::data::{FileBlobs, path_of, sync_directory};
 use super::files::{Transfer, Unfinished, at, copy, files_of, link_or_copy, make_directories, remove_tree, sync_directories};
-use super::metadata::{CONTENT, open_database};
+use super::metadata::open_database;
 use super::{DATA, META};
-use crate::blobs::DataId;
-use crate::keys::{self, Key, Prefix};
-use crate::records::{Blob, Place, Record, Upload, WithBody};
 use crate::{Error, Result};
-
-/// The format of backups that this build makes and restores.
-pub(super) const BACKUP_FORMAT: u32 = 1;
-
-/// The file that says what a backup is.
-pub(super) const MANIFEST: &str = "backup.json";
+pub(super) use contents::{close, each_data};
+use contents::{forget_uploads, settle_meta};
+use facts::write_manifest;
+pub(super) use facts::{BACKUP_FORMAT, MANIFEST};
+pub use facts::{BackupError, BackupProgress, Manifest, MetaFile, Taken};
 
 /// What a backup is called until it is whole, within the data directory and within the directory of backups.
 const UNFINISHED: &str = ".backup-unfinished";
-
-/// Missing files that a backup lists; more are only counted.
-const MISSING_LISTED_MAX: usize = 100;
-
-/// Rows that are forgotten in one write.
-const ROWS_PER_WRITE: usize = 1000;
-
-/// Why there is no backup, or no restored store.
-#[derive(Debug, thiserror::Error)]
-pub enum BackupError {
-    /// Another one is under way, by this process or by another one in the same directory.
-    #[error("another backup is being made")]
-    Busy,
-    /// The directory belongs to the store.
-    #[error("{}: backups can't be kept among the store's own files", .0.display())]
-    InsideStore(PathBuf),
-    /// There is no backup, or not all of it.
-    #[error("{} is no whole backup: {why}", path.display())]
-    NotWhole {
-        /// What was to be restored.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// There is a store already, or the beginning of one.
-    #[error("{} is not empty: a backup is restored only where no store is", .0.display())]
-    NotEmpty(PathBuf),
-    /// The operating system refused.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// What it was about.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] Error),
-}
-
-/// What a backup is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Manifest {
-    /// The format of the backup.
-    pub format: u32,
-    /// The version of Berth that made it.
-    pub version: String,
-    /// The moment at which the store was as it is here, in RFC 3339.
-    pub created: String,
-    /// Files of data.
-    pub data_files: u64,
-    /// Their bytes.
-    pub data_bytes: u64,
-    /// Files of metadata.
-    pub meta_files: Vec<MetaFile>,
-    /// How many files the store had lost by then, so that they are missing here too.
-    pub missing: u64,
-    /// The first of them.
-    pub missing_data: Vec<DataId>,
-}
-
-/// A file of metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MetaFile {
-    /// Its name.
-    pub name: String,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-/// What making a backup led to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Taken {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it is.
-    pub manifest: Manifest,
-    /// Files of data and metadata that had to be copied; all others are links to files that were there.
-    pub copied_files: u64,
-    /// Their bytes.
-    pub copied_bytes: u64,
-}
-
-/// How far a backup or a restore is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BackupProgress {
-    /// Whether one is under way.
-    pub running: bool,
-    /// Files that are where they belong.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// How many files there are to be; 0 as long as nobody knows.
-    pub files_total: u64,
-    /// Their bytes.
-    pub bytes_total: u64,
-}
 
 /// Makes backups of one open store, one at a time.
 #[derive(Clone)]
@@ -344,15 +241,6 @@ impl Copied {
     }
 }
 
-impl Manifest {
-    fn miss(&mut self, data: DataId) {
-        self.missing += 1;
-        if self.missing_data.len() < MISSING_LISTED_MAX {
-            self.missing_data.push(data);
-        }
-    }
-}
-
 /// Makes directories that nobody else can enter: there are password hashes and keys in a backup.
 fn private_directories() -> DirBuilder {
     let mut builder = DirBuilder::new();
@@ -388,89 +276,6 @@ fn newest(directory: &Path) -> std::result::Result<Option<PathBuf>, BackupError>
 fn is_same(there: &Path, source: &Path) -> bool {
     let facts = |path: &Path| path.metadata().and_then(|metadata| Ok((metadata.len(), metadata.modified()?))).ok();
     facts(there).is_some_and(|there| facts(source) == Some(there))
-}
-
-fn rows<'db>(db: &'db DB, prefix: &Prefix) -> impl Iterator<Item = Result<(Key, Bytes)>> + use<'db> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_range(rocksdb::PrefixRange(prefix.as_bytes()));
-    options.fill_cache(false);
-    db.iterator_opt(IteratorMode::Start, options).map(|row| {
-        let (key, value) = row?;
-        Ok((Key::from_engine(&key), Bytes::from(value)))
-    })
-}
-
-/// Calls `visit` with everything that is in files, and how long it is.
-pub(super) fn each_data(
-    db: &DB,
-    mut visit: impl FnMut(DataId, u64) -> std::result::Result<(), BackupError>,
-) -> std::result::Result<(), BackupError> {
-    for row in rows(db, &keys::blobs()) {
-        let (key, value) = row?;
-        let blob = Blob::decode(&value).ok_or_else(|| Error::Damaged(key.to_string()))?;
-        if let Place::Data(data) = blob.place {
-            visit(data, blob.size)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the rows of open uploads.
-fn forget_uploads(db: &DB) -> Result<()> {
-    let mut write = WriteBatch::default();
-    let mut forget = |key: &Key| -> Result<()> {
-        write.delete(key.as_bytes());
-        if write.len() >= ROWS_PER_WRITE { Ok(db.write(std::mem::take(&mut write))?) } else { Ok(()) }
-    };
-    for row in rows(db, &keys::uploads()) {
-        let (key, value) = row?;
-        if let Some(data) = WithBody::<Upload>::decode(&value).and_then(|upload| upload.record.data) {
-            forget(&keys::data_owner(data))?;
-        }
-        forget(&key)?;
-    }
-    for row in rows(db, &keys::uploads_by_owner()) {
-        forget(&row?.0)?;
-    }
-    Ok(db.write(write)?)
-}
-
-/// Brings everything into table files, so that the log is empty, and closes the database.
-pub(super) fn close(db: DB) -> Result<()> {
-    db.flush()?;
-    if let Some(content) = db.cf_handle(CONTENT) {
-        db.flush_cf(content)?;
-    }
-    db.flush_wal(true)?;
-    db.cancel_all_background_work(true);
-    Ok(())
-}
-
-/// Removes what RocksDB leaves for people to read, and makes the rest durable.
-fn settle_meta(meta: &Path) -> std::result::Result<Vec<MetaFile>, BackupError> {
-    let mut kept = Vec::new();
-    for (name, size) in at(meta, files_of(meta))? {
-        let path = meta.join(&name);
-        if name.starts_with("LOG") || name == "LOCK" {
-            at(&path, std::fs::remove_file(&path))?;
-        } else {
-            at(&path, File::open(&path).and_then(|file| file.sync_all()))?;
-            kept.push(MetaFile { name, size });
-        }
-    }
-    Ok(kept)
-}
-
-fn write_manifest(root: &Path, manifest: &Manifest) -> std::result::Result<(), BackupError> {
-    let path = root.join(MANIFEST);
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&path)?;
-        serde_json::to_writer_pretty(&mut file, manifest)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        sync_directory(root)
-    };
-    at(&path, write())
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use berth_names::Digest;
+use bytes::Bytes;
 
 use super::*;
+use crate::blobs::DataId;
+use crate::records::{Blob, Place, Record, Upload, WithBody};
 use crate::rocksdb::{Stores, open, restore};
-use crate::{Batch, SMALL_BLOB_BYTES_MAX};
+use crate::{Batch, SMALL_BLOB_BYTES_MAX, keys};
 
 const NOW_MS: u64 = 1_700_000_000_123;
 
