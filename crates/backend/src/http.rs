@@ -24,7 +24,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use berth_registry::access::{Access, PasswordPolicy};
 use berth_registry::{Body, Clock, Registry};
-use berth_storage::rocksdb::Stores;
+use berth_storage::rocksdb::{Backups, Stores};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -49,6 +49,7 @@ pub(crate) struct Service {
     audit: Audit,
     trusted_proxies: Arc<TrustedProxies>,
     hide_unauthorized: bool,
+    backups: Backups,
 }
 
 /// An answer, and what the logs say about who got it.
@@ -68,7 +69,8 @@ impl Service {
         let (audit, writer) =
             Audit::open(&directory, &config.audit).with_context(|| format!("can't write the audit log in {}", directory.display()))?;
         let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies.clone()));
-        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized }, writer))
+        let backups = stores.backups.clone();
+        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups }, writer))
     }
 
     pub(crate) fn access(&self) -> &Access {

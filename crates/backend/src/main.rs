@@ -1,10 +1,13 @@
 //! `berth-backend`: the repository API over an embedded store.
 
 mod audit;
+mod backup;
 mod config;
 mod heap;
 mod http;
+mod import;
 mod operator;
+mod progress;
 mod server;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -98,6 +101,44 @@ enum Command {
         #[arg(long)]
         repository: Option<RepositoryKey>,
     },
+    /// Save the whole store while it is in use: `DIRECTORY/<time>/`, whole or not at all.
+    ///
+    /// A backend that runs is asked to do it, so the directory must be one that it may write to. On the store's own file
+    /// system a backup is made of links and takes next to no space; on another one it copies what the last backup there has not.
+    Backup {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// Where backups are kept.
+        directory: PathBuf,
+    },
+    /// Make the data directory what it was when a backup was made. There must be no store in it.
+    Restore {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The backup: a directory with a `backup.json` in it.
+        backup: PathBuf,
+    },
+    /// Import the file storage of the original V1 registry into a V1 repository. The backend must not be running.
+    ///
+    /// What was imported is not read again, so an interrupted import goes on where it stopped. What can't be imported is
+    /// said, and makes the exit status 1.
+    ImportV1 {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        #[command(flatten)]
+        arguments: import::DirectoryArguments,
+    },
+    /// Import what `docker save` wrote. The backend must not be running.
+    ImportArchive {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        #[command(flatten)]
+        arguments: import::ArchiveArguments,
+    },
     /// Check the configuration, then every digest and reference in the store. The backend must not be running.
     Check {
         /// The configuration file.
@@ -134,6 +175,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Permission { config, command } => manage(&runtime, operator::permission(&Config::load(&config)?, command)),
         Command::Token { config, command } => manage(&runtime, operator::token(&Config::load(&config)?, command)),
         Command::VerifyMigration { config, repository } => runtime.block_on(verify_migration(&Config::load(&config)?, repository.as_ref())),
+        Command::Backup { config, directory } => manage(&runtime, backup::backup(&Config::load(&config)?, &directory)),
+        Command::Restore { config, backup } => backup::restore(&Config::load(&config)?, &backup).map(|()| ExitCode::SUCCESS),
+        Command::ImportV1 { config, arguments } => runtime.block_on(import::directory(&Config::load(&config)?, &arguments)),
+        Command::ImportArchive { config, arguments } => runtime.block_on(import::archive(&Config::load(&config)?, &arguments)),
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());

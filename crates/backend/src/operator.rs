@@ -180,7 +180,11 @@ struct Order {
 
 impl Order {
     fn new(method: Method, path: impl AsRef<str>) -> Self {
-        Self { method, path: format!("/artifactory/api/security/{}", path.as_ref()), body: None, note: None }
+        Self::of_api(method, &format!("security/{}", path.as_ref()))
+    }
+
+    fn of_api(method: Method, path: &str) -> Self {
+        Self { method, path: format!("/artifactory/api/{path}"), body: None, note: None }
     }
 
     fn with(self, body: Value) -> Self {
@@ -298,11 +302,7 @@ async fn carry_out(config: &Config, order: Order) -> anyhow::Result<()> {
         // Nothing runs on the store (or the last one crashed), so it can be opened here; if one does run, that says so.
         Err(_) => ask_here(config, &order, body).await?,
     };
-    let text = String::from_utf8_lossy(&answer);
-    if !status.is_success() {
-        let told = serde_json::from_str::<Value>(&text).ok().and_then(|value| Some(value["errors"][0]["message"].as_str()?.to_owned()));
-        anyhow::bail!("{}", told.unwrap_or_else(|| format!("{status}: {text}")));
-    }
+    let text = accepted(status, &answer)?;
     if let Some(note) = order.note {
         println!("{note}");
     }
@@ -313,6 +313,27 @@ async fn carry_out(config: &Config, order: Order) -> anyhow::Result<()> {
         Err(_) => println!("{text}"),
     }
     Ok(())
+}
+
+/// The text of an answer, unless it is a refusal.
+fn accepted(status: StatusCode, answer: &[u8]) -> anyhow::Result<std::borrow::Cow<'_, str>> {
+    let text = String::from_utf8_lossy(answer);
+    if status.is_success() {
+        return Ok(text);
+    }
+    let told = serde_json::from_str::<Value>(&text).ok().and_then(|value| Some(value["errors"][0]["message"].as_str()?.to_owned()));
+    anyhow::bail!("{}", told.unwrap_or_else(|| format!("{status}: {text}")))
+}
+
+/// What the backend that runs on this data directory answers; `None`: none runs.
+///
+/// # Errors
+/// What it says if it refuses.
+pub(crate) async fn ask_backend(data_dir: &Path, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Option<Value>> {
+    let Ok(stream) = UnixStream::connect(socket(data_dir)).await else { return Ok(None) };
+    let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    let (status, answer) = ask_running(stream, &Order::of_api(method, path), bytes).await?;
+    Ok(Some(serde_json::from_str(&accepted(status, &answer)?)?))
 }
 
 /// A list's entry in one line: its name, or all of it where it has none.

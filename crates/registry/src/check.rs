@@ -177,3 +177,6 @@ fn wrong(what: &str) -> Result<Outcome> {
 fn unreadable() -> Result<Outcome> {
     wrong("the row can't be read")
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod sums;
 mod tags;
 mod tar;
 mod tree;
+mod trusted;
 mod view;
 mod visible;
 
@@ -20,4 +21,5 @@ pub use images::{IMAGE_JSON_BYTES_MAX, ImageContent};
 pub use search::SearchPage;
 pub use tags::TagRecord;
 pub use tree::{TREE_IMAGES_MAX, TreeImage};
+pub use trusted::Claim;
 pub use visible::Viewer;

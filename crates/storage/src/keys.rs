@@ -491,6 +491,11 @@ pub fn upload_of(owner: &str, id: &str) -> Key {
     family(b'o').text(owner).text(id).key()
 }
 
+/// All open uploads, by owner.
+pub fn uploads_by_owner() -> Prefix {
+    family(b'o').prefix()
+}
+
 /// All open uploads of an owner.
 pub fn uploads_of(owner: &str) -> Prefix {
     family(b'o').text(owner).prefix()

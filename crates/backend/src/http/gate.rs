@@ -88,8 +88,9 @@ impl Service {
                 }
                 let (registry, access, audit) = (Arc::clone(&self.registry), self.access.clone(), self.audit.clone());
                 let policy = access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
-                let hide_unauthorized = self.hide_unauthorized;
-                let call = rest::RestCall { registry, access, audit, caller, policy, hide_unauthorized, view, headers, query, route };
+                let (hide_unauthorized, backups) = (self.hide_unauthorized, self.backups.clone());
+                let call =
+                    rest::RestCall { registry, access, audit, caller, policy, hide_unauthorized, backups, view, headers, query, route };
                 return Ok(Prepared::Rest(Box::new(call)));
             }
             route::Target::Docker(target) => target,

@@ -1,6 +1,7 @@
 //! Management over REST, in Artifactory's forms.
 
 mod access;
+mod backup;
 mod browse;
 mod forms;
 mod images;
@@ -18,6 +19,7 @@ use berth_names::{AccountName, ApiVersion, ImageName, RepositoryKey};
 use berth_registry::access::{Access, Caller, Policy, Right};
 use berth_registry::v1::migration::JobId;
 use berth_registry::{Body, Error, Registry, Repository};
+use berth_storage::rocksdb::Backups;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -82,6 +84,10 @@ pub(crate) enum Rest {
     Freed,
     /// Cleanup, now.
     CollectGarbage,
+    /// A backup, now.
+    MakeBackup,
+    /// How far the present backup is.
+    BackupProgress,
     /// Whether the process runs.
     Alive,
     /// Whether it can answer.
@@ -96,6 +102,7 @@ pub(crate) struct RestCall {
     pub(crate) caller: Caller,
     pub(crate) policy: Arc<Policy>,
     pub(crate) hide_unauthorized: bool,
+    pub(crate) backups: Backups,
     pub(crate) view: ClientView,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
@@ -114,6 +121,8 @@ pub(crate) fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
         ("system", "version") => only(method, Method::GET, Rest::SystemVersion),
         ("system", "storage/gc") if method == Method::POST => Ok(Rest::CollectGarbage),
         ("system", "storage/gc") => only(method, Method::GET, Rest::Freed),
+        ("system", "backup") if method == Method::POST => Ok(Rest::MakeBackup),
+        ("system", "backup") => only(method, Method::GET, Rest::BackupProgress),
         ("docker", rest) => docker(method, rest),
         ("storage", rest) => browse::storage(method, rest).map(Rest::Browse),
         ("search", rest) => browse::search(method, rest).map(Rest::Browse),
@@ -201,6 +210,8 @@ enum Demand {
     Admin,
     /// To be a user: what one does is one's own.
     User,
+    /// To have the operator's own socket: what is done concerns the machine that the backend runs on.
+    Operator,
 }
 
 fn demand(route: &Rest) -> Demand {
@@ -232,6 +243,7 @@ fn demand(route: &Rest) -> Demand {
         | Rest::DeleteRepository(_)
         | Rest::Freed
         | Rest::CollectGarbage => Demand::Admin,
+        Rest::MakeBackup | Rest::BackupProgress => Demand::Operator,
     }
 }
 
@@ -242,7 +254,10 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
         Demand::Admin if !call.caller.is_admin() => {
             return errors::rest(StatusCode::FORBIDDEN, "only an admin may do this, with a password or a token without limits");
         }
-        Demand::Nothing | Demand::User | Demand::Admin => {}
+        Demand::Operator if !call.caller.is_operator() => {
+            return errors::rest(StatusCode::FORBIDDEN, "only `berth-backend` may do this, on the machine that the backend runs on");
+        }
+        Demand::Nothing | Demand::User | Demand::Admin | Demand::Operator => {}
     }
     let outcome = match &call.route {
         Rest::List(noun) => access::list(call, *noun).await,
@@ -270,6 +285,8 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
         Rest::SystemVersion => Ok(system::version()),
         Rest::Freed => Ok(system::freed(call)),
         Rest::CollectGarbage => system::collect_garbage(call).await,
+        Rest::MakeBackup => backup::make(call, body).await,
+        Rest::BackupProgress => Ok(backup::progress(call)),
         Rest::Alive => Ok(system::alive()),
         Rest::Ready => system::ready(call).await,
     };

@@ -66,6 +66,11 @@ impl Caller {
         Self { account: Account::Anonymous, scope: None, grants: None, access_token: None }
     }
 
+    /// Whether it is whoever runs the service.
+    pub fn is_operator(&self) -> bool {
+        matches!(self.account, Account::Operator)
+    }
+
     /// Whoever runs the service.
     pub fn operator() -> Self {
         Self { account: Account::Operator, ..Self::anonymous() }

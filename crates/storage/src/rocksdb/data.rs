@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,15 +17,54 @@ use crate::blobs::{BlobStore, BlobStream, DataId};
 use crate::chunk::Chunk;
 use crate::{Error, Result};
 
-/// Files are spread over this many directories.
-const DIRECTORIES: u16 = 256;
-
 /// How much is read at once from the page cache, in bytes. So little stays in the processor's own cache until it is sent.
 const CACHED_PIECE_BYTES: usize = 256 << 10;
+
+/// Deletions that are remembered while a backup holds them off (16 bytes each); more are left to the next start's sweep.
+const HELD_MAX: usize = 1 << 20;
 
 pub(super) struct FileBlobs {
     root: Arc<Path>,
     run: u32,
+    held: Arc<Held>,
+}
+
+/// What is to be deleted once a backup has linked what it needs; `None` while there is none.
+#[derive(Default)]
+struct Held(Mutex<Option<Vec<DataId>>>);
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<DataId>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the deletion has to wait; it is remembered then.
+    fn keeps(&self, data: DataId) -> bool {
+        match &mut *self.lock() {
+            None => false,
+            Some(waiting) if waiting.len() < HELD_MAX => {
+                waiting.push(data);
+                true
+            }
+            Some(_) => {
+                tracing::warn!(%data, "too many deletions wait for a backup; the next start sweeps this one");
+                true
+            }
+        }
+    }
+}
+
+/// As long as it is there, no file is deleted. Dropped, it deletes what was to be deleted meanwhile.
+pub(super) struct DeletionsHeld<'b>(&'b FileBlobs);
+
+impl Drop for DeletionsHeld<'_> {
+    fn drop(&mut self) {
+        for data in self.0.held.lock().take().unwrap_or_default() {
+            if let Err(error) = absent_is_none(std::fs::remove_file(path_of(&self.0.root, data))) {
+                tracing::warn!(%data, %error, "data could not be deleted; the next start sweeps it");
+            }
+        }
+    }
 }
 
 impl FileBlobs {
@@ -35,14 +74,25 @@ impl FileBlobs {
             if root.join(directory_name(u8::MAX)).is_dir() {
                 return Ok(());
             }
-            for byte in 0..DIRECTORIES {
-                std::fs::create_dir_all(root.join(directory_name(byte as u8)))?;
+            for name in directory_names() {
+                std::fs::create_dir_all(root.join(name))?;
             }
             sync_directory(root)?;
             root.parent().map_or(Ok(()), sync_directory)
         };
         prepare().map_err(|error| Error::Engine(format!("{}: {error}", root.display())))?;
-        Ok(Self { root: root.into(), run })
+        Ok(Self { root: root.into(), run, held: Arc::default() })
+    }
+
+    /// Holds off deletions for one backup at a time. Call it where it may block: the end deletes files.
+    pub(super) fn hold_deletions(&self) -> DeletionsHeld<'_> {
+        self.held.lock().get_or_insert_default();
+        DeletionsHeld(self)
+    }
+
+    /// Where the files are.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Runs a file operation where it may block.
@@ -57,15 +107,22 @@ impl FileBlobs {
     }
 }
 
+/// The names of all directories.
+pub(super) fn directory_names() -> impl Iterator<Item = String> {
+    (0..=u8::MAX).map(directory_name)
+}
+
 fn directory_name(byte: u8) -> String {
     format!("{byte:02x}")
 }
 
-fn path_of(root: &Path, data: DataId) -> PathBuf {
+/// The file of some data.
+pub(super) fn path_of(root: &Path, data: DataId) -> PathBuf {
     root.join(directory_name(data.as_bytes()[15])).join(data.to_string())
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes it durable which files a directory has.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -132,6 +189,10 @@ impl BlobStore for FileBlobs {
     }
 
     async fn delete(&self, data: DataId) -> Result<()> {
+        // Whoever deletes has committed before that nothing names the data, so a backup that begins now does not need it.
+        if self.held.keeps(data) {
+            return Ok(());
+        }
         self.blocking(data, |path| absent_is_none(std::fs::remove_file(path)).map(drop)).await
     }
 

@@ -46,7 +46,7 @@ const GROUP_BATCHES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// The column family of content; records are in the default one.
-const CONTENT: &str = "content";
+pub(super) const CONTENT: &str = "content";
 
 /// Entries that are read ahead of the caller's limit, as a sanity bound on one scan.
 const SCAN_ENTRIES_MAX: usize = 10_000;
@@ -66,7 +66,7 @@ impl RocksMetadata {
     /// Opens the database and returns it with the number of this run, which no earlier run had.
     pub(super) fn open(path: &Path) -> Result<(Self, u32)> {
         std::fs::create_dir_all(path).map_err(|error| Error::Engine(format!("{}: {error}", path.display())))?;
-        let db = Arc::new(open_database(path)?);
+        let db = Arc::new(open_database(path, |_| {})?);
         let run = begin_run(&db)?;
         let (queue, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let for_thread = Arc::clone(&db);
@@ -75,6 +75,11 @@ impl RocksMetadata {
             .spawn(move || commit_forever(&for_thread, requests))
             .map_err(|error| Error::Engine(format!("committer thread: {error}")))?;
         Ok((Self { db, queue: Some(queue), committer: Some(committer) }, run))
+    }
+
+    /// The database, for a checkpoint.
+    pub(super) fn database(&self) -> Arc<DB> {
+        Arc::clone(&self.db)
     }
 }
 
@@ -149,7 +154,8 @@ fn get(db: &DB, key: &Key) -> Result<Option<Bytes>> {
     Ok(db.get_cf(family_of(db, key)?, key.as_bytes())?.map(Bytes::from))
 }
 
-fn open_database(path: &Path) -> Result<DB> {
+/// Opens the database, with options of the caller's own for both column families.
+pub(super) fn open_database(path: &Path, tune: impl Fn(&mut Options)) -> Result<DB> {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -171,6 +177,7 @@ fn open_database(path: &Path) -> Result<DB> {
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::None);
         options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 4);
+        tune(&mut options);
         ColumnFamilyDescriptor::new(name, options)
     };
     let families = [family(rocksdb::DEFAULT_COLUMN_FAMILY_NAME), family(CONTENT)];
@@ -295,7 +302,7 @@ mod tests {
     fn a_newer_format_is_refused_and_left_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         drop(RocksMetadata::open(directory.path()).unwrap());
-        let db = open_database(directory.path()).unwrap();
+        let db = open_database(directory.path(), |_| {}).unwrap();
         db.put(keys::format().as_bytes(), (FORMAT + 1).to_be_bytes()).unwrap();
         drop(db);
         let refused = RocksMetadata::open(directory.path()).err();

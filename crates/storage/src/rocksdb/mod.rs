@@ -7,13 +7,24 @@
 //!
 //! One process at a time: RocksDB's lock file sees to it.
 
+mod backup;
 mod data;
+mod files;
 mod metadata;
+mod restore;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{BlobStore, MetadataStore, Result};
+use crate::{BlobStore, Error, MetadataStore, Result};
+pub use backup::{BackupError, BackupProgress, Backups, Manifest, MetaFile, Taken};
+pub use restore::restore;
+
+/// Where the metadata is, within a data directory or a backup.
+const META: &str = "meta";
+
+/// Where the data is, within a data directory or a backup.
+const DATA: &str = "data";
 
 /// The two stores of one data directory.
 pub struct Stores {
@@ -21,15 +32,23 @@ pub struct Stores {
     pub metadata: Arc<dyn MetadataStore>,
     /// Larger blobs.
     pub blobs: Arc<dyn BlobStore>,
+    /// Copies of both as they were at one moment.
+    pub backups: Backups,
 }
 
 /// Opens the stores in `data_dir`, creating them on first use.
 ///
 /// # Errors
 /// [`Error::NewerFormat`](crate::Error::NewerFormat) if a newer Berth wrote them; [`Error::Engine`](crate::Error::Engine)
-/// if another process has them open or the directory can't be used.
+/// if another process has them open, a restore did not end, or the directory can't be used.
 pub fn open(data_dir: &Path) -> Result<Stores> {
-    let (metadata, run) = metadata::RocksMetadata::open(&data_dir.join("meta"))?;
-    let blobs = data::FileBlobs::open(&data_dir.join("data"), run)?;
-    Ok(Stores { metadata: Arc::new(metadata), blobs: Arc::new(blobs) })
+    if data_dir.join(restore::UNFINISHED).exists() {
+        return Err(Error::Engine(format!("a restore into {} did not end: remove what is there and restore again", data_dir.display())));
+    }
+    let (metadata, run) = metadata::RocksMetadata::open(&data_dir.join(META))?;
+    let blobs = Arc::new(data::FileBlobs::open(&data_dir.join(DATA), run)?);
+    let backups = Backups::new(data_dir, metadata.database(), Arc::clone(&blobs));
+    // Only now is it certain that nobody else is at work here.
+    backups.clear_staging()?;
+    Ok(Stores { metadata: Arc::new(metadata), blobs, backups })
 }

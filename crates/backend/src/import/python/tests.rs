@@ -1,0 +1,172 @@
+use super::super::fixture::{Fixture, fixture, gzip, id, json, layer};
+use super::super::{Report, feed::Meter};
+use super::*;
+
+/// Writes what the original registry keeps of an image.
+fn write_image(root: &Path, id: &str, parent: Option<&str>, layer: Option<&[u8]>) {
+    let directory = root.join("images").join(id);
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("json"), json(id, parent)).unwrap();
+    std::fs::write(directory.join("ancestry"), "[]").unwrap();
+    if let Some(layer) = layer {
+        std::fs::write(directory.join("layer"), layer).unwrap();
+    }
+}
+
+fn write_tag(root: &Path, name: &str, tag: &str, id: &str) {
+    let directory = root.join("repositories").join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join(format!("tag_{tag}")), id).unwrap();
+    let pushed = r#"{"last_update": 1400000000, "docker_version": "1.5.0", "docker_go_version": "go1.4", "arch": "amd64", "os": "linux", "kernel": null}"#;
+    std::fs::write(directory.join(format!("tag{tag}_json")), pushed).unwrap();
+    std::fs::write(directory.join("_index_images"), "[]").unwrap();
+}
+
+async fn run(fixture: &Fixture) -> (bool, Report) {
+    let path = fixture.path("registry");
+    fixture.run("old", async |import| super::import(import, &path).await).await.unwrap()
+}
+
+/// A storage with a gzip and a plain layer on a parent that both have, and with everything that can be wrong.
+fn storage(fixture: &Fixture) -> PathBuf {
+    let root = fixture.path("registry");
+    write_image(&root, &id('1'), None, Some(&gzip(&layer(1, 300_000))));
+    write_image(&root, &id('2'), Some(&id('1')), Some(&gzip(&layer(2, 1000))));
+    write_image(&root, &id('3'), Some(&id('1')), Some(&layer(3, 100_000)));
+    write_image(&root, &id('4'), None, Some(b"half of a la"));
+    std::fs::write(root.join("images").join(id('4')).join("_inprogress"), "true").unwrap();
+    write_image(&root, &id('5'), Some(&id('4')), Some(&layer(5, 10)));
+    write_image(&root, &id('6'), Some(&id('1')), None);
+    write_image(&root, &id('7'), Some(&id('8')), Some(&layer(7, 10)));
+    write_image(&root, &id('8'), Some(&id('7')), Some(&layer(8, 10)));
+    write_image(&root, &id('9'), None, Some(&layer(9, 10)));
+    write_image(&root, &id('a'), None, Some(b""));
+    for (name, tag, digit) in [
+        ("library/ubuntu", "12.04", '2'),
+        ("library/ubuntu", "latest", '3'),
+        ("jfrog/app", "_x", '2'),
+        ("jfrog/deep%2Fer", "1", 'a'),
+        ("jfrog/broken", "in-progress", '5'),
+        ("jfrog/broken", "no-layer", '6'),
+        ("jfrog/broken", "cyclic", '7'),
+        ("jfrog/broken", "missing", 'f'),
+        ("jfrog/Upper", "1", '1'),
+    ] {
+        write_tag(&root, name, tag, &id(digit));
+    }
+    std::fs::write(root.join("repositories/jfrog/app/tag_bad"), "no id").unwrap();
+    root
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_and_what_they_lead_to_come_over_byte_for_byte() {
+    let fixture = fixture("");
+    storage(&fixture);
+    let (went_well, report) = run(&fixture).await;
+    assert!(!went_well);
+    assert_eq!(report, Report { tags: 4, imported: 4, present: 0, problems: 6 });
+    let ubuntu = fixture.pull_v1("library/ubuntu", "12.04").await.unwrap();
+    let ids: Vec<String> = ubuntu.iter().map(|(id, ..)| id.to_string()).collect();
+    assert_eq!(ids, [id('1'), id('2')]);
+    assert_eq!(ubuntu[1].1, json(&id('2'), Some(&id('1'))));
+    assert!(ubuntu[0].2 == gzip(&layer(1, 300_000)) && ubuntu[1].2 == gzip(&layer(2, 1000)));
+    assert!(fixture.pull_v1("library/ubuntu", "latest").await.unwrap()[1].2 == layer(3, 100_000));
+    assert_eq!(fixture.pull_v1("jfrog/deep/er", "1").await.unwrap()[0].2, b"");
+    assert_eq!(fixture.pull_v1("jfrog/app", "_x").await.unwrap().len(), 2);
+    for tag in ["in-progress", "no-layer", "cyclic", "missing"] {
+        assert_eq!(fixture.pull_v1("jfrog/broken", tag).await, None, "{tag}");
+    }
+    // 1, 2 and 3, and the layer of nothing.
+    assert_eq!(fixture.check().await.0, 4);
+    let (_stores, registry) = fixture.open();
+    let row = registry.v1_tag(&"old".parse().unwrap(), &"jfrog/app".parse().unwrap(), &"_x".parse().unwrap()).await.unwrap();
+    assert_eq!(row.user_agent, "docker/1.5.0 go/go1.4 os/linux arch/amd64");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_not_read_again() {
+    let fixture = fixture("");
+    let root = storage(&fixture);
+    // An import that was killed: one image is complete, one has its JSON and no layer.
+    {
+        let path = fixture.path("registry");
+        let chains_of = |digit: char| id(digit).parse::<ImageId>().unwrap();
+        fixture
+            .run("old", async |import| {
+                let mut chains = Chains::new(Storage { images: path.join("images") });
+                chains.bring(import, &chains_of('1')).await.map_err(|trouble| anyhow::anyhow!("{trouble:?}"))?;
+                let json = json(&id('2'), Some(&id('1'))).into();
+                Ok(import.registry.put_v1_json(&import.repository.key, &chains_of('2'), json, super::super::VIEWER, "import").await?)
+            })
+            .await
+            .unwrap();
+    }
+    // Touched, it would be noticed; only its length is looked at.
+    let first = root.join("images").join(id('1')).join("layer");
+    let size = first.metadata().unwrap().len();
+    std::fs::write(&first, vec![0; usize::try_from(size).unwrap()]).unwrap();
+    assert_eq!(run(&fixture).await.1, Report { tags: 4, imported: 3, present: 1, problems: 6 });
+    assert_eq!(run(&fixture).await.1, Report { tags: 4, imported: 0, present: 4, problems: 6 });
+    assert!(fixture.pull_v1("library/ubuntu", "12.04").await.unwrap()[0].2 == gzip(&layer(1, 300_000)));
+    // Another length, or another JSON, is another image: that is said, and the one that is there stays.
+    std::fs::write(&first, b"other").unwrap();
+    assert_eq!(run(&fixture).await.1, Report { tags: 1, imported: 0, present: 1, problems: 9 });
+    fixture.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_newest_tags_are_kept_where_a_limit_is_set() {
+    let fixture = fixture("");
+    let root = fixture.path("registry");
+    for (age_s, tag, digit) in [(10, "b-newest", '1'), (30, "a-oldest", '2'), (20, "c-middle", '3')] {
+        write_image(&root, &id(digit), None, Some(&layer(1, 10)));
+        write_tag(&root, "jfrog/app", tag, &id(digit));
+        let file = File::options().write(true).open(root.join("repositories/jfrog/app").join(format!("tag_{tag}"))).unwrap();
+        file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age_s)).unwrap();
+    }
+    let path = fixture.path("registry");
+    fixture.run("old", async |_| Ok(())).await.unwrap();
+    {
+        let (_stores, registry) = fixture.open();
+        let limited = |settings| berth_registry::Repository { max_unique_tags: 2, ..settings };
+        registry.update_repository(&"old".parse().unwrap(), limited).await.unwrap();
+    }
+    fixture.run("old", async |import| super::import(import, &path).await).await.unwrap();
+    for (tag, stays) in [("b-newest", true), ("a-oldest", false), ("c-middle", true)] {
+        assert_eq!(fixture.pull_v1("jfrog/app", tag).await.is_some(), stays, "{tag}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_storage_or_goes_nowhere_is_refused_at_once() {
+    let fixture = fixture("");
+    let empty = fixture.path("");
+    let refused = fixture.run("old", async |import| super::import(import, &empty).await).await.unwrap_err();
+    assert!(refused.to_string().contains("no storage of a V1 registry"), "{refused}");
+    let root = storage(&fixture);
+    let refused = fixture.run("new", async |import| super::import(import, &root).await).await.unwrap_err();
+    assert!(refused.to_string().contains("speaks V2"), "{refused}");
+    assert!(fixture.run("nowhere", async |import| super::import(import, &root).await).await.is_err());
+    let (_stores, _registry) = fixture.open();
+    let refused = fixture.run("old", async |import| super::import(import, &root).await).await.unwrap_err();
+    assert!(refused.to_string().contains("stop the backend"), "{refused}");
+}
+
+#[test]
+fn checksums_are_read_as_every_version_wrote_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage { images: directory.path().to_owned() };
+    let image: ImageId = id('1').parse().unwrap();
+    std::fs::create_dir(directory.path().join(id('1'))).unwrap();
+    for (text, expected) in [
+        (r#"["sha256:a", "tarsum+sha256:b"]"#, vec!["sha256:a", "tarsum+sha256:b"]),
+        (r#""sha256:a""#, vec!["sha256:a"]),
+        ("sha256:a\n", vec!["sha256:a"]),
+        ("[]", vec![]),
+        ("", vec![]),
+    ] {
+        std::fs::write(directory.path().join(id('1')).join("_checksum"), text).unwrap();
+        assert_eq!(storage.claims(&image), expected, "{text}");
+    }
+    assert!(storage.layer(&image, &Meter::default()).is_err());
+}
