@@ -25,7 +25,10 @@ enum Needs {
     /// A right to push anything at all.
     DeploySomewhere,
     Delete,
+    Annotate,
     Admin,
+    /// To be the operator, on the machine itself.
+    Operator,
     /// To be a user of one's own, not the operator.
     User,
 }
@@ -131,7 +134,7 @@ fn callers() -> Vec<Caller> {
         user!("deployer", "rw", true),
         user!("deleter", "rd", true),
         user!("elsewhere", "", false),
-        user!("admin", "rwd", true),
+        user!("admin", "rwdn", true),
     ];
     callers.push(Caller {
         name: "anonymous",
@@ -163,6 +166,8 @@ fn expected(probe: &Probe, caller: &Caller) -> u16 {
     match probe.needs {
         Needs::Nothing => probe.ok,
         Needs::GoodOrNone if good => probe.ok,
+        // Logging in would not help.
+        Needs::Operator if good => 403,
         _ if !good || caller.is_anonymous => 401,
         Needs::GoodOrNone | Needs::Account | Needs::User => probe.ok,
         Needs::Ping => {
@@ -182,6 +187,8 @@ fn expected(probe: &Probe, caller: &Caller) -> u16 {
         Needs::Read => hidden('r', 404),
         Needs::Deploy | Needs::DeploySomewhere => hidden('w', 403),
         Needs::Delete => hidden('d', 403),
+        Needs::Annotate => hidden('n', 403),
+        Needs::Operator => 401,
         Needs::Admin => {
             if caller.is_admin {
                 probe.ok
@@ -351,6 +358,40 @@ fn probes() -> Vec<Probe> {
             json!({ "repositories": ["nowhere"] })
         ),
         rest!("permission DELETE", Admin, 200, "DELETE", |_w, c| format!("/api/security/permissions/by-{}", c.name), Value::Null),
+        rest!("repositories", GoodOrNone, 200, "GET", |_w, _c| "/artifactory/api/repositories", Value::Null),
+        rest!("repository", Something, 200, "GET", |_w, _c| "/artifactory/api/repositories/first", Value::Null),
+        rest!("repository PUT", Admin, 200, "PUT", |_w, c| format!("/api/repositories/made-by-{}", c.name), json!({ "rclass": "local" })),
+        rest!("repository POST", Admin, 200, "POST", |_w, _c| "/api/repositories/first", json!({ "description": "d" })),
+        rest!("repository DELETE", Admin, 200, "DELETE", |_w, c| format!("/api/repositories/made-by-{}", c.name), Value::Null),
+        rest!("system ping", GoodOrNone, 200, "GET", |_w, _c| "/api/system/ping", Value::Null),
+        rest!("system version", User, 200, "GET", |_w, _c| "/api/system/version", Value::Null),
+        rest!("what cleanup freed", Admin, 200, "GET", |_w, _c| "/api/system/storage/gc", Value::Null),
+        rest!("cleanup", Admin, 200, "POST", |_w, _c| "/api/system/storage/gc", Value::Null),
+        rest!("backup", Operator, 200, "POST", |_w, _c| "/api/system/backup", json!({ "directory": "/nowhere" })),
+        rest!("how a backup goes", Operator, 200, "GET", |_w, _c| "/api/system/backup", Value::Null),
+        rest!("folder", Read, 200, "GET", |_w, _c| "/artifactory/api/storage/first/team/app/1", Value::Null),
+        rest!("list of files", Read, 200, "GET", |_w, _c| "/api/storage/first/team/app?list&deep=1", Value::Null),
+        rest!("properties", Read, 200, "GET", |_w, _c| "/api/storage/first/team/app/1?properties", Value::Null),
+        rest!("properties PUT", Annotate, 204, "PUT", |_w, _c| "/api/storage/first/team/app/1?properties=qa=passed", Value::Null),
+        rest!("properties DELETE", Annotate, 204, "DELETE", |_w, _c| "/api/storage/first/team/app/1?properties=qa", Value::Null),
+        rest!("file", Read, 200, "GET", |_w, _c| "/artifactory/first/team/app/1/manifest.json", Value::Null),
+        rest!("folder DELETE", Delete, 204, "DELETE", |w, c| format!("/artifactory/first/team/app/{}", tag_for(w, c)), Value::Null),
+        rest!("search by property", GoodOrNone, 200, "GET", |_w, _c| "/api/search/prop?docker.repoName=team/app", Value::Null),
+        rest!("search by name", GoodOrNone, 200, "GET", |_w, _c| "/api/search/artifact?name=app", Value::Null),
+        rest!("V1 ancestry", Read, 200, "GET", |_w, _c| "/api/docker/docker-local/v1/ancestry?image=team/app&tag=1", Value::Null),
+        rest!("V1 info", Read, 200, "GET", |_w, _c| "/api/docker/docker-local/v1/info?image=team/app&tag=1", Value::Null),
+        rest!("V2 info", Read, 200, "GET", |_w, _c| "/api/docker/first/v2/info?image=team/app&tag=1", Value::Null),
+        rest!("receipts", Read, 200, "GET", |_w, _c| "/api/docker/first/v2/receipts?image=team/app", Value::Null),
+        rest!("jobs", User, 200, "GET", |_w, _c| "/api/docker/jobs", Value::Null),
+        rest!("job", User, 404, "GET", |_w, _c| format!("/api/docker/jobs/{}", "0".repeat(32)), Value::Null),
+        rest!(
+            "promotion",
+            Deploy,
+            200,
+            "POST",
+            |_w, _c| "/api/docker/first/v2/promote",
+            json!({ "targetRepo": "first", "dockerRepository": "team/app", "tag": "1", "targetTag": "promoted", "copy": true })
+        ),
         rest!("audit", Admin, 200, "GET", |_w, _c| "/api/audit?limit=1", Value::Null),
         rest!("own tokens", User, 200, "GET", |_w, _c| "/api/security/tokens", Value::Null),
         rest!("own token POST", User, 201, "POST", |_w, _c| "/api/security/tokens", json!({ "description": "d" })),

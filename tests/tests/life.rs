@@ -77,6 +77,33 @@ fn the_lines_of_the_document_do_what_it_says() {
     let receipt = report["receipts"].as_array().unwrap().iter().find(|receipt| receipt["tag"] == "12.04").unwrap();
     assert!(digest.trim().ends_with(receipt["manifest"].as_str().unwrap()), "{digest} {receipt}");
 
+    // What the document says of browsing, properties and searching.
+    let ask = |path: &str| json_of(&registry.curl(&[&user, &format!("{console}/artifactory/{path}")]));
+    let top = &ubuntu.last().unwrap().id;
+    let folder = ask(&format!("api/storage/docker-local/.images/{}/{top}", &top[..2]));
+    let children: Vec<&str> = folder["children"].as_array().unwrap().iter().map(|child| child["uri"].as_str().unwrap()).collect();
+    assert_eq!(children, ["/_checksum", "/ancestry", "/json", "/layer"]);
+    let said = &ask(&format!("api/storage/docker-local/.images/{}/{top}?properties", &top[..2]))["properties"];
+    let size = ubuntu.last().unwrap().layer.packed.len().to_string();
+    assert_eq!((&said["docker.imageId"][0], &said["docker.size"][0]), (&json!(top), &json!(size)));
+    let said = &ask("api/storage/docker-local/repositories/jfrog/ubuntu/12.04/tag.json?properties")["properties"];
+    assert_eq!((&said["docker.tag.name"][0], &said["docker.tag.content"][0]), (&json!("12.04"), &json!(top)));
+    let found = ask("api/search/prop?docker.repoName=jfrog/ubuntu&repos=docker-local");
+    let uri = format!("{console}/artifactory/api/storage/docker-local/repositories/jfrog/ubuntu");
+    assert_eq!(found, json!({ "results": [{ "uri": uri }] }));
+    let tree = registry.curl(&[
+        &user,
+        "-H",
+        "Accept: text/plain",
+        &format!("{console}/artifactory/api/docker/docker-local/v1/ancestry?image=jfrog/ubuntu"),
+    ]);
+    assert!(tree.contains(&top[..12]) && tree.contains("jfrog/ubuntu:12.04, jfrog/ubuntu:14.04"), "{tree}");
+    let info = ask("api/docker/docker-local/v1/info?image=jfrog/ubuntu&tag=12.04");
+    assert_eq!(
+        (&info["id"], &info["dockerVersion"], info["layers"].as_array().unwrap().len()),
+        (&json!(top), &json!("1.5.0"), ubuntu.len())
+    );
+
     // Old clients go on pulling, until the tag is removed.
     assert_eq!(old.pull("jfrog/ubuntu", "12.04").unwrap().len(), ubuntu.len());
     let removed = registry.curl(&[&user, "-X", "DELETE", &format!("{artprod}/v1/repositories/jfrog/ubuntu/tags/12.04")]);
