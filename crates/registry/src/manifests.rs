@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::blobs::{damaged, random_u64};
 use crate::properties;
 use crate::{Error, Registry, Result, empty_layer};
+pub(crate) use as_schema1::LAYER_TYPES;
 pub(crate) use document::Document;
 use document::Need;
 pub(crate) use schema1::{is_schema1, manifest_digest, shown};
@@ -379,3 +380,6 @@ enum Deleted {
     SomeTags,
     Everything,
 }
+
+#[cfg(test)]
+mod tests;

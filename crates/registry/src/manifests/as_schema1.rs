@@ -24,8 +24,8 @@ use crate::{Error, Registry, Result, empty_layer};
 /// The configs that are of an image.
 const CONFIGS: [&str; 2] = ["application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"];
 
-/// The layers that a docker of that time can unpack.
-const LAYERS: [&str; 4] = [
+/// The layers that a docker of that time can unpack, over V1 as over V2: gzip and plain tars.
+pub(crate) const LAYER_TYPES: [&str; 4] = [
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -79,7 +79,7 @@ struct ContainerConfig<'a> {
 }
 
 /// What is to be signed, for an image of this name, tag, config and layers, root first.
-fn document(name: &str, tag: &str, config: &[u8], layers: &[Digest]) -> std::result::Result<Vec<u8>, &'static str> {
+pub(super) fn document(name: &str, tag: &str, config: &[u8], layers: &[Digest]) -> std::result::Result<Vec<u8>, &'static str> {
     const ODD: &str = "its config can't be read";
     if !crate::json::is_sane(config) {
         return Err(ODD);
@@ -160,7 +160,7 @@ fn usable(wire: &Wire) -> std::result::Result<(Digest, Vec<Digest>), &'static st
     if wire.layers.iter().any(|layer| layer.media_type.contains("zstd")) {
         return Err("the image has layers packed with zstd");
     }
-    if wire.layers.iter().any(|layer| !LAYERS.contains(&layer.media_type.as_str())) {
+    if wire.layers.iter().any(|layer| !LAYER_TYPES.contains(&layer.media_type.as_str())) {
         return Err("the image has layers that are neither gzip nor plain tars, or are kept elsewhere");
     }
     let digest = |one: &Descriptor| one.digest;
