@@ -104,6 +104,68 @@ fn skopeo_copies_both_formats_there_and_back() {
 }
 
 #[test]
+fn skopeo_copies_schema_1_there_and_back_and_reads_what_is_made_for_old_dockers() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).into_os_string().into_string().unwrap();
+    std::fs::create_dir(path("ca")).unwrap();
+    std::fs::copy(registry.ca(), path("ca/ca.crt")).unwrap();
+    let (ca, credentials) = (path("ca"), format!("admin:{PASSWORD}"));
+    let from = ["--src-cert-dir", &ca, "--src-creds", &credentials];
+    let to = ["--dest-cert-dir", &ca, "--dest-creds", &credentials];
+    // An image with something in its history that has no layer.
+    let layer = e2e::image::Layer::of_busybox();
+    let (config, manifest) = e2e::image::schema2(std::slice::from_ref(&layer));
+    let mut with_history: serde_json::Value = serde_json::from_str(&config).unwrap();
+    with_history["created"] = "2020-01-02T03:04:05Z".into();
+    with_history["history"] = serde_json::json!([{ "created_by": "ADD" }, { "created_by": "ENV a=b", "empty_layer": true }]);
+    let with_history = with_history.to_string();
+    let digest = |text: &str| format!("sha256:{}", e2e::sha256(text.as_bytes()));
+    let manifest = manifest
+        .replace(&digest(&config), &digest(&with_history))
+        .replace(&format!("\"size\":{}", config.len()), &format!("\"size\":{}", with_history.len()));
+    let client = registry.client(registry.first);
+    for blob in [with_history.as_bytes(), &layer.packed] {
+        client.push_blob("team/app", blob).unwrap();
+    }
+    client.push_manifest("team/app", "1", e2e::image::SCHEMA2, &manifest).unwrap();
+
+    let at = |port: u16, tag: &str| format!("docker://localhost:{port}/team/app:{tag}");
+    // skopeo signs with docker's own library; what it gets back is what it pushed.
+    must("skopeo", &[&["copy"], &from[..], &to, &["--format", "v2s1", &at(registry.first, "1"), &at(registry.second, "1")]].concat());
+    must("skopeo", &[&["copy"], &from[..], &[&at(registry.second, "1"), &format!("dir:{}", path("back"))]].concat());
+    let back = std::fs::read(path("back/manifest.json")).unwrap();
+    let headers = [("User-Agent", "docker/1.6.2 go/go1.4.2 git-commit/7c8fca2 kernel/3.13.0 os/linux arch/amd64")];
+    let pull = |port: u16| registry.client(port).send("GET", "/v2/team/app/manifests/1", &headers, e2e::client::Body::None);
+    assert!(pull(registry.second).bytes() == back);
+    must("skopeo", &[&["copy"], &from[..], &to, &["--format", "v2s2", &at(registry.second, "1"), &at(registry.first, "again")]].concat());
+
+    // What the registry makes of the same image is what skopeo made of it, signature and layout apart.
+    let made = pull(registry.first);
+    let named = made.header("Docker-Content-Digest").unwrap().to_owned();
+    let made = made.bytes();
+    let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+    for field in ["name", "tag", "architecture", "fsLayers"] {
+        assert_eq!(read(&made)[field], read(&back)[field], "{field}");
+    }
+    for at in 0..2 {
+        let image = |bytes: &[u8]| read(read(bytes)["history"][at]["v1Compatibility"].as_str().unwrap().as_bytes());
+        assert_eq!(image(&made), image(&back));
+    }
+    std::fs::create_dir(path("made")).unwrap();
+    std::fs::write(path("made/manifest.json"), &made).unwrap();
+    std::fs::copy(path("back/version"), path("made/version")).unwrap();
+    for layer in read(&made)["fsLayers"].as_array().unwrap() {
+        let sum = layer["blobSum"].as_str().unwrap();
+        let blob = client.get(&format!("/v2/team/app/blobs/{sum}")).expect(200).unwrap().bytes();
+        std::fs::write(path("made").to_owned() + "/" + &sum.replace("sha256:", ""), blob).unwrap();
+    }
+    assert_eq!(must("skopeo", &["manifest-digest", &path("made/manifest.json")]).trim(), named);
+    let made = format!("dir:{}", path("made"));
+    must("skopeo", &[&["copy", "--preserve-digests"], &to[..], &[&made, &at(registry.second, "1")]].concat());
+}
+
+#[test]
 fn podman_logs_in_pushes_pulls_and_runs() {
     let registry = Registry::start();
     let directory = tempfile::tempdir().unwrap();

@@ -14,6 +14,7 @@ mod params;
 mod respond;
 mod rest;
 mod route;
+mod schemas;
 mod token;
 mod v1;
 mod v2;

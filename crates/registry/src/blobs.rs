@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 
 use crate::lease::LEASE_MS;
 use crate::receive::Received;
-use crate::{Error, Registry, Result};
+use crate::{Error, Registry, Result, empty_layer};
 
 /// A blob that the caller may read.
 pub struct BlobContent {
@@ -48,7 +48,10 @@ impl Registry {
     /// # Errors
     /// [`Error::BlobUnknown`] if it is not.
     pub async fn stat_blob(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<u64> {
-        Ok(self.linked_blob(repository, image, digest).await?.size)
+        match self.linked_blob(repository, image, digest).await {
+            Err(Error::BlobUnknown(_)) if self.has_unlinked(repository, image, digest).await? => Ok(empty_layer::bytes().len() as u64),
+            linked => Ok(linked?.size),
+        }
     }
 
     /// A blob that is linked in the image, for reading.
@@ -56,8 +59,17 @@ impl Registry {
     /// # Errors
     /// [`Error::BlobUnknown`] if it is not.
     pub async fn open_blob(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<BlobContent> {
-        let blob = self.linked_blob(repository, image, digest).await?;
-        self.content_of(digest, &blob).await
+        match self.linked_blob(repository, image, digest).await {
+            Err(Error::BlobUnknown(_)) if self.has_unlinked(repository, image, digest).await? => {
+                Ok(BlobContent::held(empty_layer::bytes()))
+            }
+            linked => self.content_of(digest, &linked?).await,
+        }
+    }
+
+    /// Whether it is what every image has without a link: the empty layer, which generated manifests refer to.
+    async fn has_unlinked(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<bool> {
+        Ok(*digest == empty_layer::digest() && self.store.get(&keys::image(repository, image)).await?.is_some())
     }
 
     async fn linked_blob(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Blob> {

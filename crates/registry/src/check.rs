@@ -8,6 +8,7 @@ use berth_storage::{Key, Prefix, keys};
 use bytes::Bytes;
 
 use crate::hash::{digest_of, digest_stream};
+use crate::manifests::manifest_digest;
 use crate::{Registry, Result};
 
 /// Rows brought into memory at a time.
@@ -114,7 +115,7 @@ impl Registry {
             return unreadable();
         };
         let Some(digest) = Digest::from_key(rest) else { return unreadable() };
-        if digest_of(digest.algorithm(), &manifest.body) != digest {
+        if manifest_digest(digest.algorithm(), &manifest.record.media_type, &manifest.body) != digest {
             return wrong("its bytes have another digest");
         }
         for child in &manifest.record.children {

@@ -5,11 +5,15 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::Deserialize;
 
+use crate::manifests::{is_schema1, shown};
 use crate::v1::ImageId;
-use crate::{Error, Registry, Result};
+use crate::{Error, ManifestContent, Registry, Result};
 
 /// The largest config that is read into memory, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// The platform of an index that a client gets who can't say which it wants.
+pub(crate) const OLD_PLATFORM: &str = "linux/amd64";
 
 /// One layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +42,9 @@ pub struct V2Details {
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// The config's digest.
-    pub config_digest: Digest,
-    /// The config.
+    /// The config's digest; an image of schema 1 has no config of its own.
+    pub config_digest: Option<Digest>,
+    /// The config, or the top V1 image's JSON.
     pub config: Bytes,
     /// The layers, top first.
     pub layers: Vec<LayerDetails>,
@@ -57,21 +61,34 @@ pub struct Platform {
     pub name: String,
 }
 
+/// What a manifest or an index refers to.
 #[derive(Deserialize)]
-struct Wire {
-    config: Option<Descriptor>,
+pub(crate) struct Wire {
+    pub(crate) config: Option<Descriptor>,
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    pub(crate) layers: Vec<Descriptor>,
     #[serde(default)]
     manifests: Vec<Descriptor>,
 }
 
 #[derive(Deserialize)]
-struct Descriptor {
-    digest: Digest,
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    pub(crate) digest: Digest,
+    #[serde(default)]
+    pub(crate) media_type: String,
     #[serde(default)]
     size: u64,
     platform: Option<WirePlatform>,
+}
+
+/// The manifest of one image.
+pub(crate) struct OneImage {
+    pub(crate) manifest: ManifestContent,
+    /// What it refers to.
+    pub(crate) wire: Wire,
+    /// The platforms that the index it was found through offers.
+    platforms: Vec<Platform>,
 }
 
 #[derive(Deserialize)]
@@ -107,33 +124,63 @@ impl Registry {
         reference: &Reference,
         platform: Option<&str>,
     ) -> Result<V2Details> {
-        let mut manifest = self.manifest(repository, image, reference).await?;
-        let mut wire = read(&manifest.bytes)?;
-        let mut platforms = Vec::new();
-        if !wire.manifests.is_empty() {
-            platforms =
-                wire.manifests.iter().filter_map(|one| Some(Platform { digest: one.digest, name: name(one.platform.as_ref()?) })).collect();
-            let of = |wanted: &str| platforms.iter().find(|one| fits(&one.name, wanted)).map(|one| one.digest);
-            let chosen = match platform {
-                Some(wanted) => of(wanted),
-                None => of("linux/amd64").or_else(|| wire.manifests.first().map(|one| one.digest)),
-            };
-            let chosen = Reference::Digest(chosen.ok_or_else(|| Error::ManifestUnknown(reference.clone()))?);
-            manifest = self.manifest(repository, image, &chosen).await?;
-            wire = read(&manifest.bytes)?;
-        }
-        let config_digest = wire.config.ok_or_else(|| Error::ManifestInvalid("it has no config".to_owned()))?.digest;
-        let content = self.open_blob(repository, image, &config_digest).await?;
-        if content.size > CONFIG_BYTES_MAX {
-            return Err(Error::ManifestInvalid("its config is too large to be shown".to_owned()));
-        }
-        let config: Bytes = content.read(0..content.size).try_collect::<Vec<Bytes>>().await?.concat().into();
+        let OneImage { manifest, wire, platforms } = self.one_image(repository, image, reference, platform).await?;
+        let (digest, media_type) = (manifest.digest, manifest.media_type.clone());
+        let (config_digest, config, layers) = if is_schema1(&media_type) {
+            let shown = shown(&manifest.bytes).ok_or_else(|| Error::ManifestInvalid("it can't be read as an image".to_owned()))?;
+            let mut layers = Vec::with_capacity(shown.layers.len());
+            for layer in shown.layers {
+                layers.push(LayerDetails { name: layer.to_string(), size: self.stat_blob(repository, image, &layer).await? });
+            }
+            (None, Bytes::from(shown.top), layers)
+        } else {
+            let config_digest = wire.config.ok_or_else(|| Error::ManifestInvalid("it has no config".to_owned()))?.digest;
+            let layers = wire.layers.iter().rev().map(|one| LayerDetails { name: one.digest.to_string(), size: one.size }).collect();
+            (Some(config_digest), self.config(repository, image, &config_digest).await?, layers)
+        };
         if platforms.is_empty() && platform.is_some_and(|wanted| !is_for(&config, wanted)) {
             return Err(Error::ManifestUnknown(reference.clone()));
         }
-        let layers = wire.layers.iter().rev().map(|one| LayerDetails { name: one.digest.to_string(), size: one.size }).collect();
-        let (digest, media_type) = (manifest.digest, manifest.media_type);
         Ok(V2Details { digest, media_type, config_digest, config, layers, platforms })
+    }
+
+    /// The manifest of one image; of an index that of the platform that is asked for (`None`: `linux/amd64`, or else the
+    /// first).
+    pub(crate) async fn one_image(
+        &self,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        reference: &Reference,
+        platform: Option<&str>,
+    ) -> Result<OneImage> {
+        let manifest = self.manifest(repository, image, reference).await?;
+        let wire = read(&manifest.bytes)?;
+        if wire.manifests.is_empty() {
+            return Ok(OneImage { manifest, wire, platforms: Vec::new() });
+        }
+        let platforms: Vec<Platform> =
+            wire.manifests.iter().filter_map(|one| Some(Platform { digest: one.digest, name: name(one.platform.as_ref()?) })).collect();
+        let of = |wanted: &str| platforms.iter().find(|one| fits(&one.name, wanted)).map(|one| one.digest);
+        let chosen = match platform {
+            Some(wanted) => of(wanted),
+            None => of(OLD_PLATFORM).or_else(|| wire.manifests.first().map(|one| one.digest)),
+        };
+        let chosen = Reference::Digest(chosen.ok_or_else(|| Error::ManifestUnknown(reference.clone()))?);
+        let manifest = self.manifest(repository, image, &chosen).await?;
+        let wire = read(&manifest.bytes)?;
+        Ok(OneImage { manifest, wire, platforms })
+    }
+
+    /// An image's config.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`]; [`Error::ManifestInvalid`] if it has more than [`CONFIG_BYTES_MAX`].
+    pub(crate) async fn config(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Bytes> {
+        let content = self.open_blob(repository, image, digest).await?;
+        if content.size > CONFIG_BYTES_MAX {
+            return Err(Error::ManifestInvalid("its config is too large to be shown".to_owned()));
+        }
+        Ok(content.read(0..content.size).try_collect::<Vec<Bytes>>().await?.concat().into())
     }
 }
 

@@ -89,6 +89,9 @@ pub enum Error {
         /// The limit, in bytes.
         max: usize,
     },
+    /// The image can't be put into the only form that the client understands.
+    #[error("this client understands only schema 1, as docker 1.9 and older do, and {0}")]
+    NotAsSchema1(&'static str),
     /// The bytes do not have the digest that the client says they have.
     #[error("the content does not have the digest {0}")]
     DigestMismatch(Digest),

@@ -8,7 +8,7 @@ use berth_names::{Digest, ImageName, RepositoryKey};
 use berth_storage::records::{Lease, Record};
 use berth_storage::{Batch, Key, Prefix, get_record, keys};
 
-use crate::{Error, Registry, Result};
+use crate::{Error, Registry, Result, empty_layer};
 
 /// How long a push may take from being told that something is there to naming it, in milliseconds: a day, as long as an
 /// upload may rest.
@@ -90,7 +90,10 @@ impl Registry {
             // Lost in a power cut, it costs the client a repeated push at most.
             let mut batch = Batch::deferred();
             let rows = self.store.multi_get(&places).await?;
-            let Some((place, row)) = places.iter().zip(rows).find(|(_, row)| row.is_some()) else { return Ok((Batch::deferred(), false)) };
+            let Some((place, row)) = places.iter().zip(rows).find(|(_, row)| row.is_some()) else {
+                // The empty layer comes with the manifest that refers to it.
+                return Ok((Batch::deferred(), *digest == empty_layer::digest()));
+            };
             batch.expect(place.clone(), row);
             self.hold(&mut batch, key.clone(), holder).await?;
             Ok((batch, true))

@@ -16,6 +16,7 @@ mod check;
 mod cleanup;
 mod clock;
 pub mod details;
+mod empty_layer;
 mod error;
 mod hash;
 mod json;

@@ -1,6 +1,9 @@
 //! Manifests and the tags that point to them.
 
+mod as_schema1;
 mod document;
+mod schema1;
+mod signature;
 
 use std::collections::BTreeMap;
 
@@ -11,11 +14,12 @@ use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
 
 use crate::blobs::{damaged, random_u64};
-use crate::hash::digest_of;
 use crate::properties;
-use crate::{Error, Registry, Result};
+use crate::{Error, Registry, Result, empty_layer};
+pub(crate) use as_schema1::LAYER_TYPES;
 pub(crate) use document::Document;
 use document::Need;
+pub(crate) use schema1::{is_schema1, manifest_digest, shown};
 
 /// The largest manifest that is accepted, in bytes (as distribution, zot and Harbor do).
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -32,6 +36,13 @@ pub struct ManifestContent {
     pub media_type: String,
     /// The bytes.
     pub bytes: Bytes,
+}
+
+impl ManifestContent {
+    /// Whether its digest is that of what was signed, rather than of all its bytes.
+    pub fn is_signed(&self) -> bool {
+        self.media_type == schema1::SIGNED
+    }
 }
 
 /// What happens to a tag that points to something else already.
@@ -117,13 +128,16 @@ impl Registry {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(Error::ManifestTooLarge { max: MANIFEST_BYTES_MAX });
         }
+        let document = Document::parse(media_type, &bytes)?;
         let digest = match reference {
-            Reference::Tag(_) => digest_of(Algorithm::Sha256, &bytes),
+            Reference::Tag(_) => manifest_digest(Algorithm::Sha256, &document.media_type, &bytes),
             Reference::Digest(claimed) => Some(*claimed)
-                .filter(|claimed| digest_of(claimed.algorithm(), &bytes) == *claimed)
+                .filter(|claimed| manifest_digest(claimed.algorithm(), &document.media_type, &bytes) == *claimed)
                 .ok_or(Error::DigestMismatch(*claimed))?,
         };
-        let document = Document::parse(media_type, &bytes)?;
+        if let Some(manifest) = &document.schema1 {
+            self.admit_schema1(repository, image, reference, manifest).await?;
+        }
         self.commit_with(|| async {
             let batch =
                 self.manifest_batch((repository, image, reference), (&digest, &document, &bytes), self.clock.now_ms(), push).await?;
@@ -143,13 +157,18 @@ impl Registry {
     ) -> Result<Batch> {
         let mut batch = Batch::new();
         self.expect_repository(&mut batch, repository).await?;
-        self.require(&mut batch, repository, image, document).await?;
+        let size = self.require(&mut batch, repository, image, document).await?;
         self.renew_image(&mut batch, repository, image).await?;
-        self.add_manifest(&mut batch, repository, image, digest, document, bytes);
-        self.add_view(&mut batch, (repository, image), digest, bytes, (repository, image)).await?;
+        let mut media_type = document.media_type.as_str();
+        if document.schema1.is_some() && self.keeps_signed(&mut batch, repository, image, digest).await? {
+            media_type = schema1::SIGNED;
+        } else {
+            self.add_manifest(&mut batch, repository, image, digest, document, bytes);
+            self.add_view(&mut batch, (repository, image), digest, bytes, (repository, image)).await?;
+        }
         match reference {
             Reference::Tag(tag) => {
-                let row = records::Tag { digest: *digest, updated_ms, media_type: document.media_type.clone(), size: document.size() };
+                let row = records::Tag { digest: *digest, updated_ms, media_type: media_type.to_owned(), size };
                 self.point_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
             }
             // An index, or a tag, that is to name it comes later.
@@ -160,8 +179,8 @@ impl Registry {
         Ok(batch)
     }
 
-    /// Makes the batch depend on everything that the manifest needs being there, with the right sizes.
-    async fn require(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, document: &Document) -> Result<()> {
+    /// Makes the batch depend on everything that the manifest needs being there, with the right sizes. Returns their sum.
+    async fn require(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, document: &Document) -> Result<u64> {
         let row_of = |need: &Need| match need {
             Need::Blob { digest, .. } => keys::link(repository, image, digest),
             Need::Manifest { digest, .. } => keys::manifest(repository, image, digest),
@@ -169,21 +188,26 @@ impl Registry {
         let needed: Vec<_> = document.needs.iter().map(row_of).collect();
         let blobs: Vec<_> = document.needs.iter().map(|need| keys::blob(need.digest())).collect();
         let (rows, blobs) = (self.store.multi_get(&needed).await?, self.store.multi_get(&blobs).await?);
+        let mut size = 0_u64;
         for (((need, key), row), blob) in document.needs.iter().zip(needed).zip(rows).zip(blobs) {
-            let row = row.ok_or(Error::ManifestBlobUnknown(*need.digest()))?;
-            let actual = match need {
-                Need::Manifest { .. } => WithBody::<Manifest>::decode(&row).ok_or_else(|| damaged(&key))?.body.len() as u64,
-                Need::Blob { digest, .. } => {
+            let actual = match (need, &row) {
+                (Need::Manifest { .. }, Some(row)) => WithBody::<Manifest>::decode(row).ok_or_else(|| damaged(&key))?.body.len() as u64,
+                (Need::Blob { digest, .. }, Some(_)) => {
                     let blob = blob.ok_or_else(|| damaged(&keys::blob(digest)))?;
                     Blob::decode(&blob).ok_or_else(|| damaged(&keys::blob(digest)))?.size
                 }
+                (Need::Blob { digest, .. }, None) if *digest == empty_layer::digest() => {
+                    self.bring_empty_layer(batch, repository, image).await?
+                }
+                (_, None) => return Err(Error::ManifestBlobUnknown(*need.digest())),
             };
             if let Some(claimed) = need.size().filter(|claimed| *claimed != actual) {
                 return Err(Error::SizeMismatch { digest: *need.digest(), claimed, actual });
             }
-            batch.expect(key, Some(row));
+            size = size.saturating_add(actual);
+            batch.expect(key, row);
         }
-        Ok(())
+        Ok(size)
     }
 
     /// Gives the image's row a new revision, so that a deletion that has already looked loses, and creates it if need be.
@@ -356,3 +380,6 @@ enum Deleted {
     SomeTags,
     Everything,
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,6 +221,11 @@ pub fn position_key() -> Key {
     family(b'0').text("position-key").key()
 }
 
+/// The key that manifests made for old clients are signed with.
+pub fn schema1_key() -> Key {
+    family(b'0').text("schema1-key").key()
+}
+
 /// What changes with every change of a repository's settings.
 pub fn repositories_revision() -> Key {
     family(b'0').text("repositories").key()

@@ -51,7 +51,7 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, "DENIED"),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "UNAVAILABLE"),
         Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, "DENIED"),
-        Error::ManifestUnknown(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        Error::ManifestUnknown(_) | Error::NotAsSchema1(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
         Error::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
         Error::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
         Error::SizeMismatch { .. } | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
@@ -111,6 +111,7 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         }
         Error::TagExists(_) => (StatusCode::FORBIDDEN, own.as_str()),
         Error::ManifestUnknown(_)
+        | Error::NotAsSchema1(_)
         | Error::BlobUnknown(_)
         | Error::ManifestBlobUnknown(_)
         | Error::SizeMismatch { .. }

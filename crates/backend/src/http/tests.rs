@@ -14,6 +14,7 @@ mod access;
 mod browse;
 mod life;
 mod migration;
+mod schema1;
 mod search;
 mod shown;
 mod tools;

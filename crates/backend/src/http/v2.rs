@@ -5,7 +5,7 @@ use berth_registry::access::Right;
 use berth_registry::{BlobContent, Error, MANIFEST_BYTES_MAX, Page, UploadId};
 use http::StatusCode;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LINK, LOCATION, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LINK, LOCATION, RANGE, VARY,
 };
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use super::errors;
 use super::params::{ByteRange, PageSize, content_range, requested_range};
 use super::respond::{Answer, With, empty, json, whole};
 use super::route::V2;
+use super::schemas;
 
 pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -58,17 +59,30 @@ pub(crate) fn base() -> Answer {
 }
 
 pub(crate) async fn get_manifest(call: &Call, image: &ImageName, reference: &Reference) -> Outcome {
-    let manifest = call.registry.manifest(&call.repository.key, image, reference).await?;
+    let repository = &call.repository.key;
+    let manifest = match reference {
+        // Under a digest there is only what has that digest.
+        Reference::Tag(tag) if schemas::only_schema1(&call.headers) => call.registry.manifest_as_schema1(repository, image, tag).await?,
+        _ => call.registry.manifest(repository, image, reference).await?,
+    };
     let is_pushing = call.is_head && matches!(reference, Reference::Digest(_)) && call.rights(image).has(Right::Deploy);
-    if is_pushing && !call.registry.lease(&call.repository.key, image, &manifest.digest, &call.holder()).await? {
+    if is_pushing && !call.registry.lease(repository, image, &manifest.digest, &call.holder()).await? {
         return Err(Error::ManifestUnknown(reference.clone()));
     }
-    let etag = format!("\"{}\"", manifest.digest);
-    let digest = manifest.digest.to_string();
-    if call.header(IF_NONE_MATCH).is_some_and(|seen| seen.split(',').any(|one| one.trim() == etag)) {
-        return Ok(empty(StatusCode::NOT_MODIFIED).with(ETAG, etag).with(CONTENT_DIGEST, digest));
-    }
-    Ok(whole(StatusCode::OK, &manifest.media_type, manifest.bytes).with(ETAG, etag).with(CONTENT_DIGEST, digest))
+    // The signatures of a signed manifest are no part of what its digest is of.
+    let weak = if manifest.is_signed() { "W/" } else { "" };
+    let tag = format!("\"{}\"", manifest.digest);
+    let is_seen = |seen: &str| seen.split(',').any(|one| one.trim().trim_start_matches("W/") == tag);
+    let answer = if call.header(IF_NONE_MATCH).is_some_and(is_seen) {
+        empty(StatusCode::NOT_MODIFIED)
+    } else {
+        whole(StatusCode::OK, &manifest.media_type, manifest.bytes)
+    };
+    let answer = answer.with(ETAG, format!("{weak}{tag}")).with(CONTENT_DIGEST, manifest.digest.to_string());
+    Ok(match reference {
+        Reference::Tag(_) => answer.with(VARY, "Accept, User-Agent"),
+        Reference::Digest(_) => answer,
+    })
 }
 
 pub(crate) async fn put_manifest(call: &Call, image: &ImageName, reference: &Reference, body: RequestBody) -> Outcome {

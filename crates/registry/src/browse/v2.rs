@@ -6,6 +6,8 @@ use berth_storage::keys::{self, Item};
 use berth_storage::records::{self, Manifest, Record as _, WithBody};
 
 use super::{File, Folder, Look, Node, split_tag};
+use crate::hash::digest_of;
+use crate::manifests::is_schema1;
 use crate::{BlobContent, Error, Registry, Result};
 
 /// What a tag's manifest is called.
@@ -60,11 +62,13 @@ impl Registry {
         let (created_ms, modified_ms) = (record.created_ms, row.updated_ms);
         let sha256 = |digest: &Digest| (digest.algorithm() == Algorithm::Sha256).then(|| digest.hex());
         if file == MANIFEST || file == manifest_name(&record) {
+            // A signed manifest is called by the digest of what was signed, which is not all that is downloaded.
+            let digest = if is_schema1(&record.media_type) { digest_of(Algorithm::Sha256, &body) } else { row.digest };
             return Ok(Some(File {
                 created_ms,
                 modified_ms,
                 media_type: record.media_type,
-                sha256: sha256(&row.digest),
+                sha256: sha256(&digest),
                 content: BlobContent::held(body),
                 item: Some(Item::Tag(image.clone(), tag.clone())),
             }));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use berth_names::Digest;
 use serde::Deserialize;
 
+use super::schema1::{SIGNED, Schema1, is_schema1};
 use crate::{Error, Result};
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -20,6 +21,8 @@ pub(crate) struct Document {
     pub(super) subject: Option<Digest>,
     pub(super) artifact_type: Option<String>,
     pub(super) annotations: BTreeMap<String, String>,
+    /// What else it says if it is of schema 1.
+    pub(super) schema1: Option<Schema1>,
 }
 
 /// Something that must be in the image before the manifest can be.
@@ -79,8 +82,10 @@ impl Document {
             return invalid("it is not UTF-8, or nested too deep");
         }
         let wire: Wire = serde_json::from_slice(bytes).map_err(|error| Error::ManifestInvalid(error.to_string()))?;
-        if wire.schema_version != Some(2) {
-            return invalid("schemaVersion must be 2; images of docker 1.9 and older belong into a V1 repository");
+        match wire.schema_version {
+            Some(1) => return Self::of_schema1(media_type, &wire, bytes),
+            Some(2) => {}
+            _ => return invalid("schemaVersion must be 2, or 1 as docker 1.6 to 1.9 push it"),
         }
         let media_type = agreed_media_type(media_type, wire.media_type.as_deref())?;
         // A document that reads as both kinds could be shown to one client as one thing and to another as the other.
@@ -106,6 +111,30 @@ impl Document {
             subject: wire.subject.map(|subject| subject.digest),
             artifact_type: wire.artifact_type.or(config_type),
             annotations: wire.annotations.unwrap_or_default(),
+            schema1: None,
+        })
+    }
+
+    /// Docker 1.6 to 1.9 don't say what they send: the document does, by having signatures or not.
+    fn of_schema1(header: Option<&str>, wire: &Wire, bytes: &[u8]) -> Result<Self> {
+        let header = essence(header);
+        if header.is_some_and(|header| header != "application/json" && !is_schema1(header)) || wire.media_type.is_some() {
+            return invalid("schemaVersion 1 belongs to another media type");
+        }
+        if wire.config.is_some() || wire.layers.is_some() || wire.manifests.is_some() || wire.subject.is_some() {
+            return invalid("a manifest of schema 1 has fsLayers and history and nothing of later schemas");
+        }
+        let (manifest, media_type) = Schema1::parse(bytes).map_err(Error::ManifestInvalid)?;
+        if header == Some(SIGNED) && media_type != SIGNED {
+            return invalid("it has no signatures");
+        }
+        Ok(Self {
+            media_type: media_type.to_owned(),
+            needs: manifest.layers().into_iter().map(|digest| Need::Blob { digest, size: None }).collect(),
+            subject: None,
+            artifact_type: None,
+            annotations: BTreeMap::new(),
+            schema1: Some(manifest),
         })
     }
 }
@@ -114,10 +143,14 @@ fn invalid<T>(why: &str) -> Result<T> {
     Err(Error::ManifestInvalid(why.to_owned()))
 }
 
+/// A media type without its parameters.
+fn essence(header: Option<&str>) -> Option<&str> {
+    header.map(|text| text.split(';').next().unwrap_or_default().trim()).filter(|text| !text.is_empty())
+}
+
 /// Header and document must agree, or the same digest could be read as different things.
 fn agreed_media_type(header: Option<&str>, document: Option<&str>) -> Result<String> {
-    let header = header.map(|text| text.split(';').next().unwrap_or_default().trim()).filter(|text| !text.is_empty());
-    match (header, document) {
+    match (essence(header), document) {
         (Some(header), Some(document)) if header != document => invalid("Content-Type and mediaType differ"),
         (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type.to_owned()),
         (None, None) => invalid("neither Content-Type nor mediaType says what it is"),

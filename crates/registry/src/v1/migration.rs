@@ -30,9 +30,10 @@ use super::{ImageId, TagRecord};
 use crate::blobs::{damaged, renew_blob};
 use crate::hash::{ContentHash, digest_of};
 use crate::receive::{Received, receive};
-use crate::{Error, ExistingTag, Push, Registry, Repository, Result};
+use crate::{Error, ExistingTag, Push, Registry, Repository, Result, empty_layer};
 pub use berth_storage::records::JobState;
 pub use berth_storage::records::v1::Receipt;
+pub(crate) use config::{NO_TIME, is_time};
 pub(crate) use jobs::LiveJobs;
 pub use jobs::{Allowed, Allows, InvalidJobId, Job, JobId, MigrationOrder};
 pub use verify::Verified;
@@ -42,10 +43,6 @@ pub const RECEIPTS_MAX: usize = 1000;
 
 /// How often a tag that moves while it is being migrated is begun anew.
 const MOVES_MAX: usize = 8;
-
-/// A gzip of an empty tar, as docker itself writes it: what an image in which nothing is has for a layer.
-const EMPTY_GZIP: [u8; 32] =
-    [31, 139, 8, 0, 0, 9, 110, 136, 0, 255, 98, 24, 5, 163, 96, 20, 140, 88, 0, 8, 0, 0, 255, 255, 46, 175, 181, 239, 0, 4, 0, 0];
 
 /// Why a tag can't be migrated, in words for whoever runs the registry.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +154,7 @@ impl Registry {
         // Something must be in an image for old clients of V2: in one with nothing in it that is the empty layer.
         let diff_id_of = |link: &Link| {
             (!link.is_empty() || (!has_layers && link.id == top))
-                .then(|| if link.is_empty() { empty_diff_id() } else { link.becomes.diff_id })
+                .then(|| if link.is_empty() { empty_layer::diff_id() } else { link.becomes.diff_id })
         };
         let steps: Vec<_> = chain.iter().map(|link| config::Step { json: &link.json, diff_id: diff_id_of(link) }).collect();
         let config = match config::config(&steps) {
@@ -169,8 +166,8 @@ impl Registry {
         let mut layers: Vec<Descriptor> = blobs.collect();
         let mut made = vec![config.clone()];
         if !has_layers {
-            made.push(Bytes::from_static(&EMPTY_GZIP));
-            layers.push(describe(&EMPTY_GZIP));
+            made.push(empty_layer::bytes());
+            layers.push(describe(&empty_layer::bytes()));
         }
         let config = describe(&config);
         let manifest = Bytes::from(config::manifest(config, &layers));
@@ -354,11 +351,6 @@ impl Registry {
 
 fn describe(bytes: &[u8]) -> Descriptor {
     Descriptor { digest: digest_of(Algorithm::Sha256, bytes), size: bytes.len() as u64 }
-}
-
-/// The digest of the tar that [`EMPTY_GZIP`] unpacks to.
-fn empty_diff_id() -> Digest {
-    digest_of(Algorithm::Sha256, &[0; 1024])
 }
 
 #[cfg(test)]

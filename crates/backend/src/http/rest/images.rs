@@ -159,8 +159,8 @@ pub(super) async fn v2_info(call: &RestCall, key: &RepositoryKey) -> Outcome {
     let details = call.registry.v2_details(key, &image, &reference, platform).await.map_err(refused)?;
     let config: Value = serde_json::from_slice(&details.config).unwrap_or_default();
     let mut info = Info::of(&config);
-    // Docker calls an image by the digest of its config.
-    info.put("id", json!(details.config_digest));
+    // Docker calls an image by the digest of its config, and called it by its V1 id when there was none.
+    info.put("id", details.config_digest.map_or_else(|| config["id"].clone(), |digest| json!(digest)));
     info.put("digest", json!(details.digest));
     info.put("mediaType", details.media_type.into());
     info.put("variant", config["variant"].clone());

@@ -21,7 +21,7 @@ const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const V1_ONLY: [&str; 6] = ["id", "parent", "Size", "parent_id", "layer_id", "throwaway"];
 
 /// When something was made of which nobody wrote down when: Go's zero time, which docker writes then.
-const NO_TIME: &str = "0001-01-01T00:00:00Z";
+pub(crate) const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// A blob as a manifest refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ fn entry(told: &Told, empty_layer: bool) -> History {
 }
 
 /// Whether docker can read the text as a time: RFC 3339, with or without fractions of a second.
-fn is_time(text: &str) -> bool {
+pub(crate) fn is_time(text: &str) -> bool {
     let fits = |text: &str, form: &str| {
         text.len() == form.len()
             && text.bytes().zip(form.bytes()).all(|(byte, form)| if form == b'0' { byte.is_ascii_digit() } else { byte == form })

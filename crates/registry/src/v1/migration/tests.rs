@@ -345,10 +345,6 @@ async fn a_receipt_goes_with_its_tag_and_says_nothing_of_what_was_pushed_since()
 }
 
 #[test]
-fn the_empty_layer_unpacks_to_the_empty_tar() {
-    let mut unpacked = Vec::new();
-    flate2::read::GzDecoder::new(EMPTY_GZIP.as_slice()).read_to_end(&mut unpacked).unwrap();
-    assert_eq!(unpacked, [0; 1024]);
-    assert_eq!(sha256(&EMPTY_GZIP).hex(), "a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4");
-    assert!(is_empty_tar(&empty_diff_id()));
+fn the_empty_layer_is_known_to_be_empty() {
+    assert!(is_empty_tar(&empty_layer::diff_id()));
 }

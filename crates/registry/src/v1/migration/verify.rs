@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::layers::{is_empty_tar, look_through};
 use crate::blobs::damaged;
 use crate::details::CONFIG_BYTES_MAX;
+use crate::manifests::manifest_digest;
 use crate::{Error, Registry, Result};
 
 /// Rows brought into memory at a time.
@@ -80,7 +81,7 @@ impl Registry {
         layers: &mut u64,
     ) -> Result<std::result::Result<(), String>> {
         match self.manifest(repository, image, &Reference::Digest(receipt.manifest)).await {
-            Ok(manifest) if crate::hash::digest_of(receipt.manifest.algorithm(), &manifest.bytes) == receipt.manifest => {}
+            Ok(manifest) if manifest_digest(receipt.manifest.algorithm(), &manifest.media_type, &manifest.bytes) == receipt.manifest => {}
             Ok(_) => return Ok(Err("its manifest is damaged".to_owned())),
             Err(Error::ManifestUnknown(_)) => return Ok(Err("its manifest is missing".to_owned())),
             Err(error) => return Err(error),

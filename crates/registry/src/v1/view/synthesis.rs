@@ -10,14 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::super::ImageId;
 use super::makes_ids;
 use crate::hash::digest_of;
-
-/// Layers that V1 clients can unpack: gzip and plain tars.
-const LAYER_TYPES: [&str; 4] = [
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar",
-];
+use crate::manifests::LAYER_TYPES;
 
 /// What only V2 says.
 const V2_ONLY: [&str; 2] = ["rootfs", "history"];

@@ -1,0 +1,83 @@
+//! Which schemas of manifests a client understands.
+
+use http::HeaderMap;
+use http::header::{ACCEPT, USER_AGENT};
+
+/// What docker 1.6 to 1.9 understand.
+const SCHEMA1: [&str; 2] =
+    ["application/vnd.docker.distribution.manifest.v1+json", "application/vnd.docker.distribution.manifest.v1+prettyjws"];
+
+/// What came after that.
+const LATER: [&str; 4] = [
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+];
+
+/// Whether a client would understand nothing but schema 1: it says so, or it is a docker that says nothing and knows
+/// nothing else. Whoever else says nothing gets what is stored.
+pub(crate) fn only_schema1(headers: &HeaderMap) -> bool {
+    let types = || {
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim())
+    };
+    let names = |known: &[&str]| types().any(|one| known.iter().any(|known| one.eq_ignore_ascii_case(known)));
+    if names(&LATER) {
+        return false;
+    }
+    names(&SCHEMA1) || headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).is_some_and(is_old_docker)
+}
+
+/// Whether it is docker 1.6 to 1.9. None of them sends `Accept`.
+fn is_old_docker(user_agent: &str) -> bool {
+    let Some(version) = user_agent.strip_prefix("docker/1.") else { return false };
+    let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    matches!(&version[..end], "6" | "7" | "8" | "9")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_those_get_schema_1_who_understand_nothing_else() {
+        let ask = |agent: &'static str, accepts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+            for accept in accepts {
+                headers.append(ACCEPT, HeaderValue::from_static(accept));
+            }
+            only_schema1(&headers)
+        };
+        let old = "docker/1.6.2 go/go1.4.2 git-commit/7c8fca2 kernel/3.13.0 os/linux arch/amd64";
+        for (agent, accepts) in [
+            (old, &[][..]),
+            ("docker/1.9.1 go/go1.4.2", &["*/*"]),
+            ("docker/1.7", &["application/json"]),
+            ("curl/7.88", &[SCHEMA1[1]]),
+            ("curl/7.88", &["text/html, application/vnd.docker.distribution.manifest.v1+json;q=0.5", "*/*"]),
+        ] {
+            assert!(ask(agent, accepts), "{agent} {accepts:?}");
+        }
+        for (agent, accepts) in [
+            ("", &[][..]),
+            ("curl/7.88", &["*/*"]),
+            ("docker/1.10.0 go/go1.5.3", &[]),
+            ("docker/1.60.0", &[]),
+            ("docker/1.5.0 go/go1.4.1", &[]),
+            ("docker/20.10.24", &[]),
+            ("moby docker/1.6.0", &[]),
+            (old, &[LATER[0]]),
+            ("skopeo/1.9", &[SCHEMA1[0], LATER[2]]),
+            (
+                "docker/1.12.6",
+                &["application/vnd.docker.distribution.manifest.v1+prettyjws,application/vnd.docker.distribution.manifest.list.v2+json"],
+            ),
+        ] {
+            assert!(!ask(agent, accepts), "{agent} {accepts:?}");
+        }
+    }
+}
