@@ -219,6 +219,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let (stores, registry) = opened;
     create_admin(service.access(), admin_password_file).await?;
     adopt_repositories(&config, &registry).await?;
+    registry.prepare_signing().await?;
 
     let listeners = server::bind(&config.listen, Some(&operator::socket(&config.data_dir))).await?;
     let housekeeping = tokio::spawn(keep_house(registry.clone()));

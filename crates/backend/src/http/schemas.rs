@@ -18,15 +18,22 @@ const LATER: [&str; 4] = [
 /// Whether a client would understand nothing but schema 1: it says so, or it is a docker that says nothing and knows
 /// nothing else. Whoever else says nothing gets what is stored.
 pub(crate) fn only_schema1(headers: &HeaderMap) -> bool {
-    let types = || {
-        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim())
-    };
-    let names = |known: &[&str]| types().any(|one| known.iter().any(|known| one.eq_ignore_ascii_case(known)));
+    let names = |known: &[&str]| accepted(headers).any(|one| known.iter().any(|known| one.eq_ignore_ascii_case(known)));
     if names(&LATER) {
         return false;
     }
     names(&SCHEMA1) || headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).is_some_and(is_old_docker)
+}
+
+/// Whether a client says that it understands schema 1 but not what is stored: docker 1.10 to 1.13 do of OCI's manifests.
+pub(crate) fn rather_schema1(headers: &HeaderMap, stored: &str) -> bool {
+    let names = |known: &[&str]| accepted(headers).any(|one| known.iter().any(|known| one.eq_ignore_ascii_case(known)));
+    names(&SCHEMA1) && !names(&[stored, "*/*", "application/*"])
+}
+
+fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim())
 }
 
 /// Whether it is docker 1.6 to 1.9. None of them sends `Accept`.
@@ -41,6 +48,17 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn who_understands_schema_1_and_not_what_is_stored_rather_gets_schema_1() {
+        let asks =
+            |accept: &'static str, stored| rather_schema1(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]), stored);
+        let docker_1_12 = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v1+prettyjws, application/json";
+        assert!(asks(docker_1_12, LATER[2]) && asks(docker_1_12, LATER[3]));
+        assert!(!asks(docker_1_12, LATER[0]) && !asks(docker_1_12, LATER[1]));
+        assert!(!asks("*/*", LATER[2]) && !asks(LATER[0], LATER[2]));
+        assert!(!asks("application/vnd.docker.distribution.manifest.v1+json, */*", LATER[2]));
+    }
 
     #[test]
     fn only_those_get_schema_1_who_understand_nothing_else() {

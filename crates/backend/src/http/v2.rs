@@ -65,6 +65,15 @@ pub(crate) async fn get_manifest(call: &Call, image: &ImageName, reference: &Ref
         Reference::Tag(tag) if schemas::only_schema1(&call.headers) => call.registry.manifest_as_schema1(repository, image, tag).await?,
         _ => call.registry.manifest(repository, image, reference).await?,
     };
+    let manifest = match reference {
+        Reference::Tag(tag) if schemas::rather_schema1(&call.headers, &manifest.media_type) => {
+            match call.registry.manifest_as_schema1(repository, image, tag).await {
+                Err(Error::NotAsSchema1(_)) => manifest,
+                made => made?,
+            }
+        }
+        _ => manifest,
+    };
     let is_pushing = call.is_head && matches!(reference, Reference::Digest(_)) && call.rights(image).has(Right::Deploy);
     if is_pushing && !call.registry.lease(repository, image, &manifest.digest, &call.holder()).await? {
         return Err(Error::ManifestUnknown(reference.clone()));

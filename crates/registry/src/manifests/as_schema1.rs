@@ -201,7 +201,15 @@ impl Registry {
         Ok(ManifestContent { digest: digest_of(Algorithm::Sha256, &payload), media_type: SIGNED.to_owned(), bytes: signed.into() })
     }
 
-    /// The key that generated manifests are signed with: one for the whole store, made when it is first needed.
+    /// Makes the key that generated manifests are signed with, unless there is one: pulls are to write nothing.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn prepare_signing(&self) -> Result<()> {
+        self.schema1_key().await.map(drop)
+    }
+
+    /// The key that generated manifests are signed with: one for the whole store.
     async fn schema1_key(&self) -> Result<Key> {
         let row = keys::schema1_key();
         let pkcs8 = match self.store.get(&row).await? {

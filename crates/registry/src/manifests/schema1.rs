@@ -4,6 +4,8 @@
 //! - The digest of a signed manifest is that of what was signed: of the document without its signatures.
 //! - What the whole document says and what was signed are the same.
 
+use std::collections::HashSet;
+
 use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey};
 use berth_storage::records::{Manifest, WithBody};
 use berth_storage::{Batch, get_record, keys};
@@ -103,7 +105,7 @@ impl Schema1 {
         if self.fs_layers.len() > LAYERS_MAX {
             return Err(format!("it may have {LAYERS_MAX} layers"));
         }
-        let mut above: Option<V1Json> = None;
+        let (mut above, mut seen) = (None::<V1Json>, HashSet::new());
         for entry in &self.history {
             let text = entry.v1_compatibility.as_bytes();
             let json = Some(text).filter(|text| crate::json::is_sane(text)).and_then(|text| serde_json::from_slice::<V1Json>(text).ok());
@@ -113,9 +115,16 @@ impl Schema1 {
             if !above.as_ref().is_none_or(fits) {
                 return Err("the history is no chain: an entry's parent is not the next one".to_owned());
             }
+            if !seen.insert(json.id) && above.as_ref().is_none_or(|above| above.id != json.id) {
+                return Err("the history is no chain: an image is in it twice".to_owned());
+            }
             above = Some(json);
         }
-        Ok(())
+        // Docker pulls no image whose chain goes on beyond what it is sent.
+        match above.and_then(|root| root.parent).filter(|parent| !parent.is_empty()) {
+            Some(_) => Err("the history is no chain: its last entry has a parent".to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// The layers, each once.

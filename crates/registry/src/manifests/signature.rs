@@ -3,6 +3,8 @@
 //! The payload is the document up to `formatLength`, and then `formatTail`; both stand in each signature's protected header
 //! (protocol reference §6.5). Any key may have signed: what a signature proves is that its payload is what was signed.
 
+use std::collections::BTreeMap;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, EcdsaKeyPair,
@@ -10,6 +12,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 use sha2::{Digest as _, Sha256};
@@ -87,6 +90,10 @@ impl Signed {
         };
         let front = document.get(..format.format_length).ok_or("a signature's formatLength is beyond the end")?;
         let tail = URL_SAFE_NO_PAD.decode(&format.format_tail).map_err(|_| "a signature's formatTail can't be read")?;
+        let behind = document.get(format.format_length..).unwrap_or_default();
+        if !is_signatures_alone(behind) {
+            return Err("it says more than its signatures behind what was signed");
+        }
         Ok(Self { payload: [front, &tail].concat(), signatures })
     }
 
@@ -120,6 +127,14 @@ impl Signature {
         let verified = UnparsedPublicKey::new(algorithm, &point).verify(message.as_bytes(), &signature);
         verified.map_err(|_| "a signature does not fit the document")
     }
+}
+
+/// Whether text behind what was signed adds nothing to the document but its signatures. Nobody has signed it, and clients that
+/// match names more loosely than we do could read something else in it.
+fn is_signatures_alone(behind: &[u8]) -> bool {
+    let Some(members) = behind.trim_ascii_start().strip_prefix(b",") else { return false };
+    let added: Result<BTreeMap<String, IgnoredAny>, _> = serde_json::from_slice(&[b"{", members].concat());
+    added.is_ok_and(|added| added.len() == 1 && added.contains_key("signatures"))
 }
 
 fn without_zeros(number: &[u8]) -> &[u8] {

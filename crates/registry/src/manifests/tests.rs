@@ -102,6 +102,14 @@ fn signatures_of_every_kind_that_libtrust_makes_are_verified() {
     assert_eq!(Schema1::parse(forged.as_bytes()).unwrap_err(), "a signature does not fit the document");
 }
 
+/// The JSON of a V1 image.
+fn chained(number: u8, parent: Option<u8>) -> String {
+    match parent {
+        Some(parent) => format!(r#"{{"id":"{}","parent":"{}"}}"#, id(number), id(parent)),
+        None => format!(r#"{{"id":"{}"}}"#, id(number)),
+    }
+}
+
 #[test]
 fn what_is_not_as_it_was_signed_or_makes_no_sense_is_refused() {
     let text = String::from_utf8(signed(&unsigned())).unwrap();
@@ -123,6 +131,17 @@ fn what_is_not_as_it_was_signed_or_makes_no_sense_is_refused() {
         // What follows the signed part must not say anything else.
         (text.replacen('{', r#"{"name":"x","#, 1), "duplicate field"),
         (text.replacen("\"signatures\"", "\"name\":\"x\",\"signatures\"", 1), "duplicate field"),
+        (text.replacen("\"signatures\"", "\"FSLayers\":[],\"signatures\"", 1), "more than its signatures"),
+        (with(&|document| document["history"][2] = json!({ "v1Compatibility": chained(1, Some(9)) })), "last entry has a parent"),
+        (
+            with(&|document| {
+                document["history"] = [(1, Some(2)), (2, Some(1)), (1, None)]
+                    .map(|(number, parent)| json!({ "v1Compatibility": chained(number, parent) }))
+                    .into_iter()
+                    .collect();
+            }),
+            "in it twice",
+        ),
         (text.replace(r#""alg": "ES256""#, r#""alg": "none""#), "of another kind"),
         (text.replace("\"jwk\"", "\"jku\""), "its key"),
         (text.replace("\"protected\": \"", "\"protected\": \"!"), "protected header"),
