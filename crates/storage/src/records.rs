@@ -449,8 +449,9 @@ pub mod v1 {
     /// What V1 clients are shown of a V2 manifest: a chain of V1 images, one for each layer. It goes with the manifest.
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     pub struct View {
-        /// The config, whose digest is the id of the top image.
-        pub config: Digest,
+        /// The config, whose digest is the id of the top image; none if the manifest itself says what the images are, as those
+        /// of schema 1 do.
+        pub config: Option<Digest>,
         /// The images, root first.
         pub images: Vec<ViewImage>,
     }

@@ -14,11 +14,11 @@ use berth_storage::{Batch, Key, get_record, keys};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use self::synthesis::{Recipe, chain_ids, recipe_of, v1_json};
+use self::synthesis::{Recipe, chain_ids, recipe_of, schema1_images, schema1_json, v1_json};
 use super::{ImageContent, ImageId};
 use crate::blobs::{BlobContent, damaged};
 use crate::details::{CONFIG_BYTES_MAX, child_for};
-use crate::{Error, Registry, Result};
+use crate::{Error, Registry, Result, empty_layer};
 
 mod synthesis;
 
@@ -31,6 +31,7 @@ const VIEWS_PER_COMMIT: usize = 100;
 /// A V1 image that is shown of a V2 image.
 struct Shown {
     image: ImageName,
+    manifest: Digest,
     view: View,
     /// Which of the view's images.
     at: usize,
@@ -86,11 +87,26 @@ impl Registry {
 
     /// What V1 clients can be shown of a manifest: nothing unless it is an image whose layers they can unpack.
     async fn view_of(&self, (repository, image): (&RepositoryKey, &ImageName), bytes: &[u8]) -> Result<Option<View>> {
-        let Some(Recipe { config, layers }) = recipe_of(bytes) else { return Ok(None) };
+        let Some(Recipe { config, layers }) = recipe_of(bytes) else { return self.view_of_schema1((repository, image), bytes).await };
         let Some(text) = self.config_of(repository, image, &config).await? else { return Ok(None) };
         let Some(ids) = chain_ids(&text, &config).filter(|ids| ids.len() == layers.len()) else { return Ok(None) };
         let images = ids.into_iter().zip(layers).map(|(id, layer)| ViewImage { id, layer: layer.digest, size: layer.size }).collect();
-        Ok(Some(View { config, images }))
+        Ok(Some(View { config: Some(config), images }))
+    }
+
+    /// The same for what docker 1.6 to 1.9 push over V2.
+    async fn view_of_schema1(&self, (repository, image): (&RepositoryKey, &ImageName), bytes: &[u8]) -> Result<Option<View>> {
+        let Some(chain) = schema1_images(bytes) else { return Ok(None) };
+        let mut images = Vec::with_capacity(chain.len());
+        for (id, layer) in chain {
+            // The empty layer may come with the very manifest.
+            let size = match layer == empty_layer::digest() {
+                true => empty_layer::bytes().len() as u64,
+                false => self.stat_blob(repository, image, &layer).await?,
+            };
+            images.push(ViewImage { id, layer, size });
+        }
+        Ok(Some(View { config: None, images }))
     }
 
     async fn config_of(&self, repository: &RepositoryKey, image: &ImageName, config: &Digest) -> Result<Option<Bytes>> {
@@ -237,7 +253,7 @@ impl Registry {
                 let view = get_record::<View>(self.store.as_ref(), &keys::v1_view(repository, &image, &digest)).await?;
                 let at = view.as_ref().and_then(|(view, _)| view.images.iter().position(|shown| shown.id == *id));
                 if let Some(((view, _), at)) = view.zip(at) {
-                    return Ok(Shown { image, view, at });
+                    return Ok(Shown { image, manifest: digest, view, at });
                 }
             }
             match rows.last() {
@@ -252,10 +268,21 @@ impl Registry {
     /// # Errors
     /// [`Error::V1ImageUnknown`] if nothing that is seen has it.
     pub async fn viewed_image(&self, repository: &RepositoryKey, id: &ImageId, sees: Sees<'_>) -> Result<ImageContent> {
-        let Shown { image, view, at } = self.shown(repository, id, sees).await?;
-        let config = self.config_of(repository, &image, &view.config).await?.ok_or(Error::V1ImageUnknown(*id))?;
+        let Shown { image, manifest, view, at } = self.shown(repository, id, sees).await?;
+        let unknown = || Error::V1ImageUnknown(*id);
         let parent = at.checked_sub(1).and_then(|below| view.images.get(below)).map(|below| below.id);
-        let json = v1_json(&config, (id, parent.as_ref()), at, view.images.len()).ok_or(Error::V1ImageUnknown(*id))?;
+        let json = match &view.config {
+            Some(config) => {
+                let config = self.config_of(repository, &image, config).await?.ok_or_else(unknown)?;
+                v1_json(&config, (id, parent.as_ref()), at, view.images.len())
+            }
+            None => {
+                let key = keys::manifest(repository, &image, &manifest);
+                let (stored, _) = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await?.ok_or_else(unknown)?;
+                schema1_json(&stored.body, (id, parent.as_ref()), at)
+            }
+        };
+        let json = json.ok_or_else(unknown)?;
         let layer_size = view.images.get(at).map_or(0, |shown| shown.size);
         Ok(ImageContent { json: json.into(), layer_size, payload_checksum: None })
     }
@@ -265,7 +292,7 @@ impl Registry {
     /// # Errors
     /// [`Error::V1ImageUnknown`] if nothing that is seen has it.
     pub async fn viewed_layer(&self, repository: &RepositoryKey, id: &ImageId, sees: Sees<'_>) -> Result<BlobContent> {
-        let Shown { image, view, at } = self.shown(repository, id, sees).await?;
+        let Shown { image, view, at, .. } = self.shown(repository, id, sees).await?;
         let shown = view.images.get(at).ok_or(Error::V1ImageUnknown(*id))?;
         self.open_blob(repository, &image, &shown.layer).await
     }

@@ -11,11 +11,11 @@ use super::*;
 const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 const UNSIGNED: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_1_6: (&str, &str) = ("User-Agent", "docker/1.6.2 go/go1.4.2 git-commit/7c8fca2 kernel/3.13.0 os/linux arch/amd64");
-const EMPTY_LAYER: &str = "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4";
+pub(super) const EMPTY_LAYER: &str = "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4";
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A manifest as docker 1.6 makes it of a chain of two, top first.
-fn payload(name: &str, tag: &str, layers: [&str; 2]) -> String {
+pub(super) fn payload(name: &str, tag: &str, layers: [&str; 2]) -> String {
     let json = |id: &str, rest: &str| json!({ "v1Compatibility": format!(r#"{{"id":"{id}","created":"2015-04-01T00:00:00Z"{rest}}}"#) });
     let root = "1".repeat(64);
     let top = format!(r#","parent":"{root}","author":"A","architecture":"amd64","os":"linux","config":{{"Cmd":["sh"]}}"#);
@@ -28,7 +28,7 @@ fn payload(name: &str, tag: &str, layers: [&str; 2]) -> String {
 }
 
 /// Signs as libtrust does, with a key of this test's own.
-fn signed(payload: &str) -> String {
+pub(super) fn signed(payload: &str) -> String {
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
     let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref()).unwrap();
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
@@ -61,7 +61,7 @@ fn verified(manifest: &[u8]) -> Vec<u8> {
 
 impl Backend {
     /// As docker 1.6 puts it: without a type.
-    async fn put_schema1(&self, path: &str, manifest: &str) -> Reply {
+    pub(super) async fn put_schema1(&self, path: &str, manifest: &str) -> Reply {
         self.send("PUT", &format!("@docker-v2/v2/{path}"), &[DOCKER_1_6], manifest.as_bytes()).await
     }
 

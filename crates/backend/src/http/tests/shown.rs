@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::access::basic;
+use super::schema1::{EMPTY_LAYER, payload, signed};
 use super::*;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -93,6 +94,28 @@ async fn a_v1_client_pulls_what_was_pushed_over_v2_before_and_after() {
     assert_eq!(backend.pull_v1("docker-v2", "team/app", "1").await, first);
     backend.serve_v1("docker-v2", false).await;
     assert_eq!(backend.get("@docker-v2/v1/repositories/team/app/tags").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_docker_1_6_pushed_over_v2_is_shown_under_ids_that_nobody_chose() {
+    let backend = Backend::start().await;
+    backend.serve_v1("docker-v2", true).await;
+    let layer = backend.push_blob("docker-v2", "team/old", b"layer").await;
+    for (image, tag, layers) in [("team/old", "1", [layer.as_str(), EMPTY_LAYER]), ("team/empty", "1", [EMPTY_LAYER; 2])] {
+        let pushed = backend.put_schema1(&format!("{image}/manifests/{tag}"), &signed(&payload(image, tag, layers))).await;
+        assert_eq!(pushed.status, 201, "{}", pushed.text());
+    }
+    let pulled = backend.pull_v1("docker-v2", "team/old", "1").await;
+    assert_eq!(pulled.iter().map(|(_, _, layer)| layer.len()).collect::<Vec<_>>(), [32, 5]);
+    let (top, json, layer) = &pulled[1];
+    assert_eq!((&json["config"]["Cmd"], &json["author"], layer.as_slice()), (&json!(["sh"]), &json!("A"), b"layer".as_slice()));
+    assert!(*top != "2".repeat(64) && pulled[0].0 != "1".repeat(64));
+    // What is the same is so in every image.
+    assert_eq!(backend.pull_v1("docker-v2", "team/empty", "1").await[0], pulled[0]);
+    assert_eq!(backend.send("DELETE", "@docker-v2/v2/team/old/manifests/1", &[], b"").await.status, 202);
+    backend.collect().await;
+    assert_eq!(backend.get(&format!("@docker-v2/v1/images/{top}/json")).await.status, 404);
+    assert_eq!(backend.get(&format!("@docker-v2/v1/images/{}/json", pulled[0].0)).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,6 +121,72 @@ pub(super) fn v1_json(config: &[u8], (id, parent): (&ImageId, Option<&ImageId>),
     serde_json::to_vec(&Dependency { id, parent, created, author, comment, container_config }).ok()
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Schema1 {
+    schema_version: u8,
+    fs_layers: Vec<FsLayer>,
+    history: Vec<Compatibility>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FsLayer {
+    blob_sum: Digest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Compatibility {
+    v1_compatibility: String,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+}
+
+/// Layers and the JSON of their V1 images, root first, of a manifest of schema 1. Docker before 1.10 wrote some twice in a row.
+fn schema1_chain(manifest: &[u8]) -> Option<Vec<(Digest, String)>> {
+    let Schema1 { schema_version: 1, fs_layers, history } = serde_json::from_slice(manifest).ok()? else { return None };
+    let mut chain: Vec<(Digest, String)> = Vec::with_capacity(history.len());
+    let name = |json: &str| serde_json::from_str::<Named>(json).ok().map(|named| named.id);
+    for (layer, entry) in fs_layers.into_iter().zip(history).rev() {
+        if chain.last().is_none_or(|(_, below)| name(below) != name(&entry.v1_compatibility)) {
+            chain.push((layer.blob_sum, entry.v1_compatibility));
+        }
+    }
+    Some(chain)
+}
+
+/// The V1 images of a manifest of schema 1, root first, each with its layer.
+///
+/// Its own ids are not taken: clients chose them, and whoever may push one image could give it the ids of another's. These
+/// are hashes of what the images are, and so the same wherever they are the same.
+pub(super) fn schema1_images(manifest: &[u8]) -> Option<Vec<(ImageId, Digest)>> {
+    let mut images: Vec<(ImageId, Digest)> = Vec::new();
+    for (layer, json) in schema1_chain(manifest)? {
+        let below = images.last().map(|(id, _)| id.to_string()).unwrap_or_default();
+        let id = digest_of(Algorithm::Sha256, format!("{} {below} {json}", layer.hex()).as_bytes());
+        images.push((ImageId::from_bytes(id.hash().try_into().ok()?), layer));
+    }
+    Some(images).filter(|images| !images.is_empty())
+}
+
+/// The JSON of one of them, with the ids that are shown in place of its own.
+pub(super) fn schema1_json(manifest: &[u8], (id, parent): (&ImageId, Option<&ImageId>), at: usize) -> Option<Vec<u8>> {
+    let (_, json) = schema1_chain(manifest)?.into_iter().nth(at)?;
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&json).ok()?;
+    for own in ["parent", "throwaway"] {
+        fields.remove(own);
+    }
+    fields.insert("id".to_owned(), to_raw_value(id).ok()?);
+    if let Some(parent) = parent {
+        fields.insert("parent".to_owned(), to_raw_value(parent).ok()?);
+    }
+    serde_json::to_vec(&fields).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -172,6 +238,30 @@ mod tests {
     }
 
     #[test]
+    fn schema_1_is_shown_under_ids_that_follow_from_what_it_is() {
+        let compatibility = |id: u8, parent: Option<u8>, more: &str| {
+            let parent = parent.map(|parent| format!(r#""parent":"{}","#, digest(parent).hex())).unwrap_or_default();
+            json!({ "v1Compatibility": format!(r#"{{"id":"{}",{parent}"comment":"{more}"}}"#, digest(id).hex()) })
+        };
+        let manifest = |root_layer: u8| {
+            json!({ "schemaVersion": 1, "name": "a", "tag": "1",
+                "fsLayers": [{ "blobSum": digest(2) }, { "blobSum": digest(2) }, { "blobSum": digest(root_layer) }],
+                "history": [compatibility(8, Some(7), "top"), compatibility(8, Some(7), "top"), compatibility(7, None, "root")] })
+            .to_string()
+            .into_bytes()
+        };
+        let images = schema1_images(&manifest(1)).unwrap();
+        assert_eq!(images.iter().map(|(_, layer)| *layer).collect::<Vec<_>>(), [digest(1), digest(2)]);
+        let json: serde_json::Value =
+            serde_json::from_slice(&schema1_json(&manifest(1), (&images[1].0, Some(&images[0].0)), 1).unwrap()).unwrap();
+        assert_eq!(json, json!({ "id": images[1].0, "parent": images[0].0, "comment": "top" }));
+        // Under the same ids of their own, other layers are other images.
+        let others = schema1_images(&manifest(3)).unwrap();
+        assert!(images.iter().all(|(id, _)| others.iter().all(|(other, _)| other != id)));
+        assert_eq!(schema1_images(&config()), None);
+    }
+
+    #[test]
     fn only_images_that_v1_clients_can_unpack_are_shown() {
         let manifest = |layer_type: &str| {
             json!({ "config": { "digest": digest(9) }, "layers": [{ "mediaType": layer_type, "digest": digest(1), "size": 5 }] })
@@ -195,6 +285,7 @@ mod tests {
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), at in 0..4_usize) {
             let id = ImageId::from_bytes([1; 32]);
             let _ = (recipe_of(&bytes), chain_ids(&bytes, &digest(1)), v1_json(&bytes, (&id, None), at, 4));
+            let _ = (schema1_images(&bytes), schema1_json(&bytes, (&id, None), at));
         }
     }
 }
