@@ -130,9 +130,7 @@ proptest! {
         let _ = parse(method, &tail);
         match target(&tail) {
             Ok(Target::Docker(target)) => drop(target.route(&Method::GET)),
-            Ok(Target::Rest(path)) => drop(super::super::rest::route(path, &Method::GET)),
-            Ok(Target::Tree(path)) => drop(super::super::rest::tree(path, &Method::GET)),
-            Ok(Target::Health(path)) => drop(super::super::rest::health(path, &Method::GET)),
+            Ok(target) => drop(super::super::rest::find(&target, &Method::GET)),
             Err(_) => {}
         }
     }
