@@ -73,8 +73,12 @@ async fn write(call: &RestCall, noun: Noun, name: &AccountName, body: Body, mode
         Some(named) if named != name => Err(bad("the path and the body have different names")),
         _ => Ok(()),
     };
-    // `?create=true` refuses to replace what is there.
-    let mode = if mode == Mode::Replace && call.query.get("create") == Some("true") { Mode::Create } else { mode };
+    // `?create=true` refuses to replace what is there. Whoever writes it another way must not be taken to mean the opposite.
+    let mode = match (mode, call.query.get("create")) {
+        (Mode::Replace, Some("true")) => Mode::Create,
+        (Mode::Replace, Some(other)) if other != "false" => return Err(bad("create must be true or false")),
+        (mode, _) => mode,
+    };
     let access = &call.access;
     match noun {
         Noun::User => {

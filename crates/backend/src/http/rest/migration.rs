@@ -143,7 +143,7 @@ pub(super) async fn list(call: &RestCall) -> Outcome {
 
 pub(super) async fn receipts(call: &RestCall, key: &RepositoryKey) -> Outcome {
     let repository = seen_repository(call, key).await?;
-    let image = match call.query.get("image") {
+    let image = match call.query.get("image").filter(|text| !text.is_empty()) {
         Some(text) => Some(image_name(&repository, "image", text)?),
         None => None,
     };

@@ -59,8 +59,8 @@ pub(super) fn receipts(schemas: &mut Schemas) -> Operation {
     let page = schemas.answer::<Receipts>();
     let found = format!("Up to {RECEIPTS_MAX} of them.");
     Operation::new(Tag::Docker, Method::GET, "/artifactory/api/docker/{repoKey}/v2/receipts", "What tags were migrated from")
-        .query("image", schemas.inline::<names::ImageName>(), "Only of this image.")
-        .query("tag", schemas.inline::<names::TagName>(), "Only of this tag of the image.")
+        .query("image", schemas.inline_or_empty::<names::ImageName>(), "Only of this image.")
+        .query("tag", schemas.inline_or_empty::<names::TagName>(), "Only of this tag of the image.")
         .query("after", json!({ "type": "string" }), "What an answer gave as `next`.")
         .answers_json(StatusCode::OK, page, &found)
         .refuses(&[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND])
@@ -88,8 +88,8 @@ pub(super) fn ancestry(schemas: &mut Schemas) -> Operation {
     let drawn = text("The tree, drawn.");
     Operation::new(Tag::Docker, Method::GET, "/artifactory/api/docker/{repoKey}/v1/ancestry", "The tree of V1 images")
         .notes("All below a tag, all tags of an image, or all that the caller sees.")
-        .query("image", schemas.inline::<names::ImageName>(), "Only of this image.")
-        .query("tag", schemas.inline::<names::TagName>(), "Only below this tag of the image.")
+        .query("image", schemas.inline_or_empty::<names::ImageName>(), "Only of this image.")
+        .query("tag", schemas.inline_or_empty::<names::TagName>(), "Only below this tag of the image.")
         .answers_json(StatusCode::OK, tree, "The tree, as a list; or drawn as `docker images --tree` does, as `text/plain`.")
         .answers_as(StatusCode::OK, "text/plain", drawn, "")
         .refuses(&[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND])
@@ -104,8 +104,8 @@ pub(super) fn v1_info(schemas: &mut Schemas) -> Operation {
     let info = schemas.written("V1ImageInfo", info);
     Operation::new(Tag::Docker, Method::GET, "/artifactory/api/docker/{repoKey}/v1/info", "What a V1 image is")
         .notes("Named by image and tag, or by id.")
-        .query("image", schemas.inline::<names::ImageName>(), "The image; then `tag` is needed.")
-        .query("tag", schemas.inline::<names::TagName>(), "The tag.")
+        .query("image", schemas.inline_or_empty::<names::ImageName>(), "The image; then `tag` is needed.")
+        .query("tag", schemas.inline_or_empty::<names::TagName>(), "The tag.")
         .query("id", schemas.inline::<names::V1ImageId>(), "The id, in place of both.")
         .answers_json(StatusCode::OK, info, "What is known of it. What is empty is left out.")
         .refuses(&[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND])
@@ -128,7 +128,7 @@ pub(super) fn v2_info(schemas: &mut Schemas) -> Operation {
     Operation::new(Tag::Docker, Method::GET, "/artifactory/api/docker/{repoKey}/v2/info", "What a V2 image is")
         .notes("Named by tag or by digest.")
         .required_query("image", schemas.inline::<names::ImageName>(), "The image.")
-        .query("tag", schemas.inline::<names::TagName>(), "The tag.")
+        .query("tag", schemas.inline_or_empty::<names::TagName>(), "The tag.")
         .query("digest", schemas.inline::<names::Digest>(), "The digest, in place of the tag.")
         .query("platform", platform, "Which one, if there are several; if it is not said and not there, the first.")
         .answers_json(StatusCode::OK, info, "What is known of it. What is empty is left out.")

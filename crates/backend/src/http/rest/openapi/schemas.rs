@@ -38,6 +38,11 @@ impl Schemas {
         self.request::<T>()
     }
 
+    /// The same of a parameter that counts as left out if it is empty.
+    pub(super) fn inline_or_empty<T: JsonSchema>(&mut self) -> Value {
+        json!({ "anyOf": [self.inline::<T>(), { "const": "" }] })
+    }
+
     /// Where the schema of an answer is.
     pub(super) fn answer<T: JsonSchema>(&mut self) -> Value {
         self.answers.subschema_for::<T>().into()
@@ -80,12 +85,12 @@ pub(super) fn list(items: &Value) -> Value {
 
 /// A parameter whose being there says it all; `0` and `false` take it back.
 pub(super) fn switch() -> Value {
-    json!({ "type": "string", "enum": ["", "1", "0", "true", "false"] })
+    json!({ "type": "string", "default": "0" })
 }
 
 /// A whole number above zero, in a query.
 pub(super) fn positive(default: Option<usize>) -> Value {
-    let mut schema = json!({ "type": "integer", "minimum": 1, "maximum": i64::MAX });
+    let mut schema = json!({ "type": "integer", "minimum": 1 });
     if let Some(default) = default {
         schema["default"] = default.into();
     }
