@@ -77,12 +77,7 @@ impl Service {
                     }
                     Peer::Unix | Peer::Tcp(_) => self.identify(None, Challenge::default(), &view, credentials, event).await?,
                 };
-                let route = match target {
-                    route::Target::Rest(path) => rest::route(path, &method),
-                    route::Target::Tree(path) => rest::tree(path, &method),
-                    _ => rest::health(path, &method).unwrap_or(Err(Refusal::NotFound)),
-                };
-                let route = route.map_err(|refusal| refuse(Api::Rest, refusal))?;
+                let route = rest::find(&target, &method).map_err(|refusal| refuse(Api::Rest, refusal))?;
                 if let rest::Rest::Browse(browse) = &route {
                     event.browses(browse.repository());
                 }

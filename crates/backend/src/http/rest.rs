@@ -5,8 +5,10 @@ mod backup;
 mod browse;
 mod forms;
 mod images;
+mod job;
 mod migration;
 mod notation;
+mod openapi;
 mod promotion;
 mod repositories;
 mod search;
@@ -29,9 +31,11 @@ use super::errors;
 use super::origin::ClientView;
 use super::params::Query;
 use super::respond::{Answer, With, json, whole};
-use super::route::Refusal;
+use super::route::{Refusal, Target};
 use crate::audit::{Audit, PAGE_ENTRIES_MAX};
-pub(crate) use browse::{Browse, tree};
+pub(crate) use browse::Browse;
+#[cfg(test)]
+pub(crate) use openapi::{OperationName, document};
 
 /// The largest body that is accepted, in bytes: a permission target with ten thousand names fits.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -88,6 +92,8 @@ pub(crate) enum Rest {
     MakeBackup,
     /// How far the present backup is.
     BackupProgress,
+    /// The description of all this.
+    Description,
     /// Whether the process runs.
     Alive,
     /// Whether it can answer.
@@ -109,8 +115,18 @@ pub(crate) struct RestCall {
     pub(crate) route: Rest,
 }
 
+/// Finds the route of a path that is none of docker's.
+pub(crate) fn find(target: &Target<'_>, method: &Method) -> Result<Rest, Refusal> {
+    match target {
+        Target::Rest(path) => route(path, method),
+        Target::Tree(path) => browse::tree(path, method),
+        Target::Health(path) => health(path, method),
+        Target::Docker(_) => Err(Refusal::NotFound),
+    }
+}
+
 /// Finds the route of a path behind `api/`.
-pub(crate) fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
+fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let path = path.strip_suffix('/').unwrap_or(path);
     match path.split_once('/').unwrap_or((path, "")) {
@@ -126,6 +142,7 @@ pub(crate) fn route(path: &str, method: &Method) -> Result<Rest, Refusal> {
         ("docker", rest) => docker(method, rest),
         ("storage", rest) => browse::storage(method, rest).map(Rest::Browse),
         ("search", rest) => browse::search(method, rest).map(Rest::Browse),
+        ("openapi.json", "") => only(method, Method::GET, Rest::Description),
         ("audit", "") => only(method, Method::GET, Rest::Audit),
         _ => Err(Refusal::NotFound),
     }
@@ -136,12 +153,12 @@ fn only(method: &Method, allowed: Method, route: Rest) -> Result<Rest, Refusal> 
 }
 
 /// Health, at the root: whoever watches a service knows nothing of its API.
-pub(crate) fn health(path: &str, method: &Method) -> Option<Result<Rest, Refusal>> {
+fn health(path: &str, method: &Method) -> Result<Rest, Refusal> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
     match path {
-        "/healthz" | "/healthz/ready" => Some(only(method, Method::GET, Rest::Ready)),
-        "/healthz/live" => Some(only(method, Method::GET, Rest::Alive)),
-        _ => None,
+        "/healthz" | "/healthz/ready" => only(method, Method::GET, Rest::Ready),
+        "/healthz/live" => only(method, Method::GET, Rest::Alive),
+        _ => Err(Refusal::NotFound),
     }
 }
 
@@ -222,6 +239,7 @@ fn demand(route: &Rest) -> Demand {
         | Rest::Receipts(_)
         | Rest::Browse(_)
         | Rest::SystemPing
+        | Rest::Description
         | Rest::Alive
         | Rest::Ready => Demand::Nothing,
         Rest::ChangePassword
@@ -287,6 +305,7 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
         Rest::CollectGarbage => system::collect_garbage(call).await,
         Rest::MakeBackup => backup::make(call, body).await,
         Rest::BackupProgress => Ok(backup::progress(call)),
+        Rest::Description => Ok(openapi::serve()),
         Rest::Alive => Ok(system::alive()),
         Rest::Ready => system::ready(call).await,
     };

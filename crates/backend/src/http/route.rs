@@ -179,7 +179,9 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
         Ok((None, _)) if unsafe_path => return Err((Api::Rest, Refusal::UnsafePath)),
         Ok((None, rest)) => return Ok(Target::Rest(rest)),
         // Actions on a repository lie among its docker paths, and no docker path looks like one.
-        Ok((Some(docker), rest)) if !unsafe_path && is_action(docker) => return Ok(Target::Rest(rest)),
+        Ok((Some(docker), rest)) if is_action(docker) => {
+            return if unsafe_path { Err((Api::Rest, Refusal::UnsafePath)) } else { Ok(Target::Rest(rest)) };
+        }
         Ok((Some(docker), _)) => Ok(docker),
         Err(refused) => Err(refused),
     };

@@ -12,6 +12,7 @@ use crate::server;
 
 mod access;
 mod browse;
+mod described;
 mod life;
 mod migration;
 mod schema1;
@@ -144,7 +145,9 @@ impl Backend {
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-        Reply { status, headers, body: answer[end + 4..].to_vec() }
+        let reply = Reply { status, headers, body: answer[end + 4..].to_vec() };
+        described::check(method, &path, body, &reply);
+        reply
     }
 
     async fn get(&self, path: &str) -> Reply {

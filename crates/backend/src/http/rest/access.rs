@@ -5,9 +5,11 @@ use berth_registry::Body;
 use berth_registry::access::{Mode, UserChange};
 use berth_storage::records::{Group, Permission};
 use http::StatusCode;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::forms::{self, GroupForm, PasswordForm, PermissionForm, TokenForm, UserForm};
+use super::openapi::names;
 use super::{Noun, RestCall, bad, read_json, said};
 use crate::http::errors;
 use crate::http::respond::{Answer, json as json_answer};
@@ -18,6 +20,18 @@ fn refused(error: berth_registry::access::Error) -> Answer {
     errors::of_access(&error)
 }
 
+/// A user, group or permission target, in a list.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Named {
+    #[schemars(with = "names::AccountName")]
+    name: AccountName,
+    /// Where it can be read.
+    uri: String,
+    /// Of users: always `internal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realm: Option<&'static str>,
+}
+
 pub(super) async fn list(call: &RestCall, noun: Noun) -> Outcome {
     let (names, path) = match noun {
         Noun::User => (call.access.users().await, "users"),
@@ -25,11 +39,9 @@ pub(super) async fn list(call: &RestCall, noun: Noun) -> Outcome {
         Noun::Permission => (call.access.permissions().await, "permissions"),
     };
     let root = format!("{}/artifactory/api/security/{path}", call.view.origin);
-    let describe = |name: &AccountName| match noun {
-        Noun::User => json!({ "name": name, "uri": format!("{root}/{name}"), "realm": "internal" }),
-        Noun::Group | Noun::Permission => json!({ "name": name, "uri": format!("{root}/{name}") }),
-    };
-    let entries: Vec<Value> = names.map_err(refused)?.iter().map(describe).collect();
+    let realm = (noun == Noun::User).then_some(forms::INTERNAL);
+    let entries: Vec<Named> =
+        names.map_err(refused)?.into_iter().map(|name| Named { uri: format!("{root}/{name}"), name, realm }).collect();
     Ok(json_answer(StatusCode::OK, &entries))
 }
 
@@ -61,8 +73,12 @@ async fn write(call: &RestCall, noun: Noun, name: &AccountName, body: Body, mode
         Some(named) if named != name => Err(bad("the path and the body have different names")),
         _ => Ok(()),
     };
-    // `?create=true` refuses to replace what is there.
-    let mode = if mode == Mode::Replace && call.query.get("create") == Some("true") { Mode::Create } else { mode };
+    // `?create=true` refuses to replace what is there. Whoever writes it another way must not be taken to mean the opposite.
+    let mode = match (mode, call.query.get("create")) {
+        (Mode::Replace, Some("true")) => Mode::Create,
+        (Mode::Replace, Some(other)) if other != "false" => return Err(bad("create must be true or false")),
+        (mode, _) => mode,
+    };
     let access = &call.access;
     match noun {
         Noun::User => {
@@ -137,7 +153,7 @@ fn named_in_query(call: &RestCall) -> Result<Option<AccountName>, Answer> {
 pub(super) async fn list_tokens(call: &RestCall) -> Outcome {
     let named = named_in_query(call)?;
     let tokens = call.access.tokens(owner(call, named.as_ref())?).await.map_err(refused)?;
-    let entries: Vec<Value> = tokens.into_iter().map(|(id, token)| forms::token(&id, token)).collect();
+    let entries: Vec<_> = tokens.into_iter().map(|(id, token)| forms::token(id, token)).collect();
     Ok(json_answer(StatusCode::OK, &entries))
 }
 

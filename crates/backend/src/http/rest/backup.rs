@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use berth_registry::{Body, Clock};
 use berth_storage::rocksdb::BackupError;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{RestCall, bad, read_json};
 use crate::http::errors;
 use crate::http::respond::{Answer, json};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Form {
+pub(super) struct Form {
+    /// Where to: an absolute path on the machine that the backend runs on.
+    #[schemars(with = "String")]
     directory: PathBuf,
 }
 

@@ -98,7 +98,7 @@ pub(super) fn docker(method: &Method, action: &str, key: RepositoryKey) -> Resul
 }
 
 /// Behind `/artifactory/`: the files themselves.
-pub(crate) fn tree(path: &str, method: &Method) -> Result<Rest, Refusal> {
+pub(super) fn tree(path: &str, method: &Method) -> Result<Rest, Refusal> {
     let place = place(path)?;
     match *method {
         Method::DELETE => Ok(Rest::Browse(Browse::Delete(place))),

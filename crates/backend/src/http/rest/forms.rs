@@ -5,24 +5,33 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_names::AccountName;
 use berth_registry::access::{self, Rights, TokenWish, UserChange};
-use berth_storage::records::{Group, Permission, TokenScope, User};
+use berth_storage::records::{AccessToken, Group, Permission, TokenScope, User};
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
+
+use super::openapi::{add_properties, names};
+
+/// Where users and groups are kept, in Artifactory's words.
+pub(super) const INTERNAL: &str = "internal";
 
 /// A user, as it is sent.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct UserForm {
+    /// The same as in the path, if it is there.
+    #[schemars(with = "Option<names::AccountName>")]
     pub(super) name: Option<AccountName>,
     email: Option<String>,
     password: Option<String>,
     admin: Option<bool>,
+    #[schemars(with = "Option<BTreeSet<names::AccountName>>")]
     groups: Option<BTreeSet<AccountName>>,
-    /// Ours: whether the user may log in.
+    /// Whether the user may log in.
     enabled: Option<bool>,
-    /// Ours: a machine, which logs in with access tokens only.
+    /// Whether it is a machine, which logs in with access tokens only.
     robot: Option<bool>,
-    // Artifactory's, about its own user interface.
+    // Artifactory's, about its own user interface: taken and left aside.
     #[serde(rename = "profileUpdatable")]
     _profile_updatable: Option<bool>,
     #[serde(rename = "disableUIAccess")]
@@ -40,22 +49,56 @@ impl From<UserForm> for UserChange {
     }
 }
 
-pub(super) fn user(name: &AccountName, user: &User) -> Value {
-    json!({
-        "name": name, "email": user.email, "admin": user.admin, "groups": user.groups, "enabled": user.enabled,
-        "robot": user.robot, "realm": "internal", "profileUpdatable": !user.robot, "disableUIAccess": false,
-        "internalPasswordDisabled": user.password_hash.is_none(),
-    })
+/// A user, as it is shown.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "User")]
+pub(super) struct ShownUser<'u> {
+    #[schemars(with = "names::AccountName")]
+    name: &'u AccountName,
+    email: &'u str,
+    admin: bool,
+    #[schemars(with = "BTreeSet<names::AccountName>")]
+    groups: &'u BTreeSet<AccountName>,
+    /// Whether the user may log in.
+    enabled: bool,
+    /// Whether it is a machine, which logs in with access tokens only.
+    robot: bool,
+    /// Always `internal`.
+    realm: &'static str,
+    profile_updatable: bool,
+    #[serde(rename = "disableUIAccess")]
+    disable_ui_access: bool,
+    internal_password_disabled: bool,
+}
+
+pub(super) fn user<'u>(name: &'u AccountName, user: &'u User) -> ShownUser<'u> {
+    ShownUser {
+        name,
+        email: &user.email,
+        admin: user.admin,
+        groups: &user.groups,
+        enabled: user.enabled,
+        robot: user.robot,
+        realm: INTERNAL,
+        profile_updatable: !user.robot,
+        disable_ui_access: false,
+        internal_password_disabled: user.password_hash.is_none(),
+    }
 }
 
 /// A group, as it is sent.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct GroupForm {
+    /// The same as in the path, if it is there.
+    #[schemars(with = "Option<names::AccountName>")]
     pub(super) name: Option<AccountName>,
     pub(super) description: Option<String>,
+    /// Whether new users become members.
     pub(super) auto_join: Option<bool>,
     /// Sets the members.
+    #[schemars(with = "Option<BTreeSet<names::AccountName>>")]
     pub(super) user_names: Option<BTreeSet<AccountName>>,
     #[serde(rename = "realm")]
     _realm: Option<String>,
@@ -63,24 +106,51 @@ pub(super) struct GroupForm {
     _realm_attributes: Option<String>,
 }
 
-pub(super) fn group(name: &AccountName, group: &Group, members: &[AccountName]) -> Value {
-    json!({
-        "name": name, "description": group.description, "autoJoin": group.auto_join, "adminPrivileges": false,
-        "realm": "internal", "userNames": members,
-    })
+/// A group, as it is shown.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Group")]
+pub(super) struct ShownGroup<'g> {
+    #[schemars(with = "names::AccountName")]
+    name: &'g AccountName,
+    description: &'g str,
+    /// Whether new users become members.
+    auto_join: bool,
+    /// Always `false`: a user is an admin, a group is not.
+    admin_privileges: bool,
+    /// Always `internal`.
+    realm: &'static str,
+    #[schemars(with = "Vec<names::AccountName>")]
+    user_names: &'g [AccountName],
+}
+
+pub(super) fn group<'g>(name: &'g AccountName, group: &'g Group, members: &'g [AccountName]) -> ShownGroup<'g> {
+    ShownGroup {
+        name,
+        description: &group.description,
+        auto_join: group.auto_join,
+        admin_privileges: false,
+        realm: INTERNAL,
+        user_names: members,
+    }
 }
 
 /// A permission target, as it is sent and shown.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(rename = "Permission")]
 pub(super) struct PermissionForm {
+    /// The same as in the path, if it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<names::AccountName>")]
     pub(super) name: Option<AccountName>,
-    /// Patterns, separated by commas.
+    /// Patterns of image names, separated by commas.
     #[serde(default = "everything")]
     includes_pattern: String,
+    /// Patterns of image names, separated by commas.
     #[serde(default)]
     excludes_pattern: String,
+    /// Keys of repositories, or `ANY`.
     repositories: BTreeSet<String>,
     #[serde(default)]
     principals: Principals,
@@ -90,12 +160,15 @@ fn everything() -> String {
     "**".to_owned()
 }
 
-#[derive(Default, Serialize, Deserialize)]
+/// Who has which rights: letters `r` read, `w` deploy, `n` annotate, `d` delete, `m` manage.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Principals {
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
     users: BTreeMap<AccountName, Vec<String>>,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
     groups: BTreeMap<AccountName, Vec<String>>,
 }
 
@@ -128,35 +201,54 @@ pub(super) fn permission(name: &AccountName, permission: Permission) -> Permissi
 }
 
 /// One's own password, anew: in Artifactory's words, or in fewer.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(transform = under_either_name)]
 pub(super) struct PasswordForm {
+    /// One's own, if it is there.
+    #[schemars(with = "Option<names::AccountName>")]
     pub(super) user_name: Option<AccountName>,
     pub(super) old_password: String,
     #[serde(alias = "newPassword1")]
     pub(super) new_password: String,
+    /// The new password again, if it is there.
     pub(super) new_password2: Option<String>,
 }
 
+/// Serde's second name for a field, of which a derived schema knows nothing.
+fn under_either_name(schema: &mut Schema) {
+    add_properties(schema, ["newPassword1"], &json!({ "type": "string", "description": "The same as `newPassword`." }));
+    schema.insert("required".to_owned(), json!(["oldPassword"]));
+    schema.insert("oneOf".to_owned(), json!([{ "required": ["newPassword"] }, { "required": ["newPassword1"] }]));
+}
+
 /// An access token that is wished for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct TokenForm {
     /// Whose; only an admin may ask for somebody else's. Default: one's own.
+    #[schemars(with = "Option<names::AccountName>")]
     pub(super) user: Option<AccountName>,
+    /// What it is for.
     #[serde(default)]
     description: String,
+    /// What it may be used for, of what its owner may do. Default: everything.
     scope: Option<Vec<ScopeForm>>,
-    /// Seconds.
+    /// After how many seconds it ends. Default: never.
     expires_in: Option<u64>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Some repositories and images, and what may be done there.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TokenScope")]
 struct ScopeForm {
+    /// A repository's key, or `ANY`.
     repository: String,
+    /// A pattern of image names.
     #[serde(default = "everything")]
     images: String,
+    /// Letters: `r` read, `w` deploy, `n` annotate, `d` delete, `m` manage.
     rights: String,
 }
 
@@ -169,16 +261,47 @@ impl From<TokenForm> for TokenWish {
     }
 }
 
-pub(super) fn token(id: &str, token: berth_storage::records::AccessToken) -> Value {
-    let scope = token.scope.map(|scope| {
-        scope.into_iter().map(|TokenScope { repository, images, rights }| ScopeForm { repository, images, rights }).collect::<Vec<_>>()
-    });
-    json!({
-        "id": id, "user": token.owner, "description": token.description, "scope": scope,
-        "createdMs": token.created_ms, "expiresMs": token.expires_ms,
-    })
+/// An access token, as it is shown.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "AccessToken")]
+pub(super) struct ShownToken {
+    id: String,
+    /// Whose.
+    #[schemars(with = "names::AccountName")]
+    user: AccountName,
+    description: String,
+    /// What it may be used for, of what its owner may do; `null`: everything.
+    scope: Option<Vec<ScopeForm>>,
+    /// When it was made, in milliseconds since 1970.
+    created_ms: u64,
+    /// When it ends, in milliseconds since 1970; `null`: never.
+    expires_ms: Option<u64>,
 }
 
-pub(super) fn new_token(owner: &AccountName, made: &access::NewToken) -> Value {
-    json!({ "id": made.id, "user": owner, "token": made.text, "expiresMs": made.expires_ms })
+pub(super) fn token(id: String, token: AccessToken) -> ShownToken {
+    let scope = token
+        .scope
+        .map(|scope| scope.into_iter().map(|TokenScope { repository, images, rights }| ScopeForm { repository, images, rights }).collect());
+    let AccessToken { owner: user, description, created_ms, expires_ms, .. } = token;
+    ShownToken { id, user, description, scope, created_ms, expires_ms }
+}
+
+/// An access token that was just made: the only time that it is shown.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "NewAccessToken")]
+pub(super) struct ShownNewToken<'t> {
+    id: &'t str,
+    /// Whose.
+    #[schemars(with = "names::AccountName")]
+    user: &'t AccountName,
+    /// The token: in place of the password, or as a bearer token.
+    token: &'t str,
+    /// When it ends, in milliseconds since 1970; `null`: never.
+    expires_ms: Option<u64>,
+}
+
+pub(super) fn new_token<'t>(user: &'t AccountName, made: &'t access::NewToken) -> ShownNewToken<'t> {
+    ShownNewToken { id: &made.id, user, token: &made.text, expires_ms: made.expires_ms }
 }

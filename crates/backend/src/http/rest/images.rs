@@ -12,9 +12,12 @@ use berth_registry::{Error, Repository};
 use berth_storage::keys::Item;
 use http::StatusCode;
 use http::header::ACCEPT;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::browse::Sight;
+use super::openapi::names;
 use super::promotion::{image_name, tag_name};
 use super::storage::uri;
 use super::{RestCall, bad, may, refused, require, said, seen_repository};
@@ -43,6 +46,36 @@ fn named(call: &RestCall, repository: &Repository) -> Result<(Option<ImageName>,
     if image.is_none() && tag.is_some() { Err(bad("a tag needs an image")) } else { Ok((image, tag)) }
 }
 
+/// A tree of V1 images; each comes after its parent.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ancestry {
+    #[schemars(with = "names::RepositoryKey")]
+    repo: RepositoryKey,
+    images: Vec<PlacedImage>,
+}
+
+/// A V1 image in the tree.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct PlacedImage {
+    #[schemars(with = "names::V1ImageId")]
+    id: ImageId,
+    #[schemars(with = "Option<names::V1ImageId>")]
+    parent: Option<ImageId>,
+    /// How many images are below it.
+    depth: usize,
+    /// Bytes of its layer, as pushed.
+    size: u64,
+    /// Bytes of its layer and of all below.
+    virtual_size: u64,
+    /// The tags that point to it: `<image>:<tag>`.
+    tags: Vec<String>,
+    #[schemars(with = "Vec<names::V1ImageId>")]
+    children: Vec<ImageId>,
+    /// Where it can be looked at.
+    uri: String,
+}
+
 /// The tree that `docker images --tree` shows: of one tag, of one image, or of everything that the caller sees.
 pub(super) async fn ancestry(call: &RestCall, key: &RepositoryKey) -> Outcome {
     let repository = repository_of(call, key, ApiVersion::V1).await?;
@@ -53,17 +86,20 @@ pub(super) async fn ancestry(call: &RestCall, key: &RepositoryKey) -> Outcome {
     if accepts.trim_start().starts_with("text/plain") {
         return Ok(said(StatusCode::OK, drawn(&tree)));
     }
-    let images: Vec<Value> = tree
-        .iter()
-        .map(|image| {
-            let tags: Vec<String> = image.tags.iter().map(|(name, tag)| format!("{name}:{tag}")).collect();
-            json!({
-                "id": image.id, "parent": image.parent, "depth": image.depth, "size": image.size, "virtualSize": image.virtual_size,
-                "tags": tags, "children": image.children, "uri": uri(call, key, &path_of(ApiVersion::V1, &Item::V1Image(image.id))),
-            })
+    let images = tree
+        .into_iter()
+        .map(|image| PlacedImage {
+            tags: image.tags.iter().map(|(name, tag)| format!("{name}:{tag}")).collect(),
+            uri: uri(call, key, &path_of(ApiVersion::V1, &Item::V1Image(image.id))),
+            id: image.id,
+            parent: image.parent,
+            depth: image.depth,
+            size: image.size,
+            virtual_size: image.virtual_size,
+            children: image.children,
         })
         .collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "repo": key, "images": images })))
+    Ok(json_answer(StatusCode::OK, &Ancestry { repo: key.clone(), images }))
 }
 
 /// The tree as docker draws it. Images come before what stands on them.

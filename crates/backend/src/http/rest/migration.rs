@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use berth_names::{ImageName, RepositoryKey, Tag};
 use berth_registry::access::Right;
-use berth_registry::v1::migration::{Allowed, Allows, Job, JobId, JobState, MigrationOrder, Receipt};
+use berth_registry::v1::migration::{Allowed, Allows, Job, JobId, JobState, MigrationOrder};
 use berth_registry::{Body, ExistingTag, Repository};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use http::StatusCode;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::job::{self, Receipts, ShownReceipt};
+use super::openapi::names;
 use super::promotion::{image_name, tag_name};
 use super::{RestCall, bad, may, read_json, refused, require, seen_repository};
 use crate::http::body::ResponseBody;
@@ -41,14 +43,17 @@ const EVENTS: &str = "text/event-stream";
 /// Tells nginx not to keep events back.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Form {
+pub(super) struct Form {
+    /// Where to: a V2 repository.
+    #[schemars(with = "names::RepositoryKey")]
     target_repo: RepositoryKey,
-    /// Empty, or not there: all of them.
+    /// The image. Empty, or not there: all of them.
     docker_repository: Option<String>,
     /// Empty, or not there: all of them.
     tag: Option<String>,
+    /// Whether nothing is to be changed.
     #[serde(default)]
     dry_run: bool,
 }
@@ -95,9 +100,9 @@ pub(super) async fn migrate(call: &RestCall, key: &RepositoryKey, body: Body) ->
         (JobState::Finished, done) if done.failed > 0 && done.migrated + done.unchanged == 0 => StatusCode::UNPROCESSABLE_ENTITY,
         (JobState::Finished, _) => StatusCode::OK,
     };
-    let mut shown = describe(&id, &job);
+    let mut shown = job::job(&id, &job);
     if let Some(image) = image.filter(|_| !job.dry_run && job.done.migrated + job.done.unchanged <= RECEIPTS_SHOWN_MAX) {
-        shown["receipts"] = receipts_of(call, &job.target, &image, job.tag.as_ref()).await?;
+        shown.receipts = Some(receipts_of(call, &job.target, &image, job.tag.as_ref()).await?);
     }
     Ok(json_answer(status, &shown).with(LOCATION, location))
 }
@@ -127,18 +132,18 @@ pub(super) async fn get(call: &RestCall, id: &JobId) -> Outcome {
     if wants_events(call) {
         return Ok(events(id, job, watch));
     }
-    Ok(json_answer(StatusCode::OK, &describe(id, &job)).with(CACHE_CONTROL, "no-store"))
+    Ok(json_answer(StatusCode::OK, &job::job(id, &job)).with(CACHE_CONTROL, "no-store"))
 }
 
 pub(super) async fn list(call: &RestCall) -> Outcome {
     let jobs = call.registry.jobs().await.map_err(refused)?;
-    let shown: Vec<Value> = jobs.iter().filter(|(_, job)| is_ones_own(call, job)).map(|(id, job)| describe(id, job)).collect();
+    let shown: Vec<_> = jobs.iter().filter(|(_, job)| is_ones_own(call, job)).map(|(id, job)| job::job(id, job)).collect();
     Ok(json_answer(StatusCode::OK, &shown).with(CACHE_CONTROL, "no-store"))
 }
 
 pub(super) async fn receipts(call: &RestCall, key: &RepositoryKey) -> Outcome {
     let repository = seen_repository(call, key).await?;
-    let image = match call.query.get("image") {
+    let image = match call.query.get("image").filter(|text| !text.is_empty()) {
         Some(text) => Some(image_name(&repository, "image", text)?),
         None => None,
     };
@@ -163,17 +168,17 @@ pub(super) async fn receipts(call: &RestCall, key: &RepositoryKey) -> Outcome {
         .last()
         .filter(|_| found.len() == berth_registry::v1::migration::RECEIPTS_MAX)
         .map(|((image, tag), _)| format!("{image}:{tag}"));
-    let shown: Vec<Value> = found
-        .iter()
+    let receipts = found
+        .into_iter()
         .filter(|((image, one), _)| tag.as_ref().is_none_or(|tag| tag == one) && may(call, &repository, image, Right::Read))
-        .map(describe_receipt)
+        .map(job::receipt)
         .collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "receipts": shown, "next": next })))
+    Ok(json_answer(StatusCode::OK, &Receipts { receipts, next }))
 }
 
-async fn receipts_of(call: &RestCall, target: &RepositoryKey, image: &ImageName, tag: Option<&Tag>) -> Result<Value, Answer> {
+async fn receipts_of(call: &RestCall, target: &RepositoryKey, image: &ImageName, tag: Option<&Tag>) -> Result<Vec<ShownReceipt>, Answer> {
     let found = call.registry.receipts(target, Some(image), None).await.map_err(refused)?;
-    Ok(found.iter().filter(|((_, one), _)| tag.is_none_or(|tag| tag == one)).map(describe_receipt).collect())
+    Ok(found.into_iter().filter(|((_, one), _)| tag.is_none_or(|tag| tag == one)).map(job::receipt).collect())
 }
 
 fn is_ones_own(call: &RestCall, job: &Job) -> bool {
@@ -228,47 +233,6 @@ fn progress(id: JobId, mut watch: watch::Receiver<Job>) -> BoxStream<'static, By
 
 /// A line of JSON as a server-sent event. JSON has no line breaks of its own.
 fn event(name: &str, id: &JobId, job: &Job) -> Bytes {
-    format!("event: {name}\ndata: {}\n\n", describe(id, job)).into()
-}
-
-fn describe(id: &JobId, job: &Job) -> Value {
-    let failures: Vec<Value> = job
-        .failures
-        .iter()
-        .map(|failure| json!({ "dockerRepository": failure.image, "tag": failure.tag, "reason": failure.reason }))
-        .collect();
-    json!({
-        "id": id.to_string(),
-        "kind": "migration",
-        "state": job.state,
-        "sourceRepo": job.source,
-        "targetRepo": job.target,
-        "dockerRepository": job.image,
-        "tag": job.tag,
-        "dryRun": job.dry_run,
-        "owner": job.owner,
-        "started": time(job.started_ms),
-        "ended": job.ended_ms.map(time),
-        "tags": { "migrated": job.done.migrated, "unchanged": job.done.unchanged, "failed": job.done.failed },
-        "layers": { "reused": job.done.layers_reused, "repacked": job.done.layers_repacked },
-        "bytesRead": job.done.bytes_read,
-        "failures": failures,
-    })
-}
-
-fn describe_receipt(((image, tag), receipt): &((ImageName, Tag), Receipt)) -> Value {
-    let layers: Vec<Value> = receipt
-        .layers
-        .iter()
-        .map(|layer| json!({ "v1Id": layer.id, "v1Layer": layer.layer, "diffId": layer.diff_id, "layer": layer.blob }))
-        .collect();
-    json!({
-        "dockerRepository": image, "tag": tag, "manifest": receipt.manifest, "config": receipt.config, "layers": layers,
-        "from": { "repo": receipt.source, "dockerRepository": receipt.image, "tag": receipt.tag, "v1Id": receipt.id },
-        "migrated": time(receipt.migrated_ms),
-    })
-}
-
-fn time(ms: u64) -> String {
-    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+    let data = serde_json::to_string(&job::job(id, job)).unwrap_or_default();
+    format!("event: {name}\ndata: {data}\n\n").into()
 }

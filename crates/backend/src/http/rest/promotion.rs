@@ -4,22 +4,30 @@ use berth_names::{ApiVersion, ImageName, RepositoryKey, Tag};
 use berth_registry::access::Right;
 use berth_registry::{Body, ExistingTag, Promotion, Repository};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::openapi::names;
 use super::{RestCall, bad, may, read_json, refused, require, said, seen_repository};
 use crate::http::respond::Answer;
 
 type Outcome = Result<Answer, Answer>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Form {
+pub(super) struct Form {
+    /// Where to: a repository with the same API version.
+    #[schemars(with = "names::RepositoryKey")]
     target_repo: RepositoryKey,
+    /// The image.
     docker_repository: String,
+    /// What the image is called there. Empty, or not there: the same.
     target_docker_repository: Option<String>,
     /// Empty, or not there: all of them.
     tag: Option<String>,
+    /// What the tag is called there. Empty, or not there: the same.
     target_tag: Option<String>,
+    /// Whether it stays where it is, too.
     #[serde(default)]
     copy: bool,
 }

@@ -7,9 +7,11 @@ use berth_registry::access::Pattern;
 use berth_registry::{Body, Challenge, Repository};
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::openapi::{add_properties, names};
 use super::{RestCall, bad, read_json, refused, said, seen_repository};
 use crate::http::respond::{Answer, With, json as json_answer};
 
@@ -50,51 +52,96 @@ const FOREIGN: [&str; 24] = [
 const FOREIGN_BYTES_MAX: usize = 16 << 10;
 
 /// A repository, as it is sent. What is missing stays as it is, or gets its default.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Form {
+#[schemars(transform = with_foreign)]
+pub(super) struct Form {
+    /// The same as in the path, if it is there.
+    #[schemars(with = "Option<names::RepositoryKey>")]
     key: Option<RepositoryKey>,
+    /// Only `local`.
+    #[schemars(extend("enum" = ["local", null]))]
     rclass: Option<String>,
+    /// Only `docker`, in any case of letters.
+    #[schemars(regex(pattern = "^[Dd][Oo][Cc][Kk][Ee][Rr]$"))]
     package_type: Option<String>,
+    #[schemars(length(max = TEXT_BYTES_MAX))]
     description: Option<String>,
+    #[schemars(length(max = TEXT_BYTES_MAX))]
     notes: Option<String>,
+    /// Patterns of the image names that may be pushed, separated by commas.
     includes_pattern: Option<String>,
+    /// Patterns of the image names that may not be pushed, separated by commas.
     excludes_pattern: Option<String>,
+    /// `V2` if it is not said. It can be changed while the repository is empty.
+    #[schemars(with = "Option<names::ApiVersion>")]
     docker_api_version: Option<ApiVersion>,
+    /// Tags of one image that are kept, the newest; `0`: all.
     max_unique_tags: Option<u32>,
+    /// Whether manifests of schema 1 are refused.
     block_pushing_schema1: Option<bool>,
+    /// The opposite of `anonymousPull`.
     force_docker_authentication: Option<bool>,
+    /// Only `false`.
+    #[schemars(extend("enum" = [false, null]))]
     blacked_out: Option<bool>,
+    /// Only `1`.
+    #[schemars(range(max = 1))]
     docker_tag_retention: Option<u32>,
-    /// Ours: whether pulling needs no credentials.
+    /// Whether pulling needs no credentials.
     anonymous_pull: Option<bool>,
-    /// Ours: how clients are asked for credentials.
+    /// How clients are asked for credentials.
     challenge: Option<ChallengeForm>,
-    /// Ours: whether V1 clients may pull V2 images.
+    /// Whether V1 clients may pull V2 images.
     serve_v1: Option<bool>,
     #[serde(flatten)]
+    #[schemars(skip)]
     rest: BTreeMap<String, Value>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+/// What `rest` may hold.
+fn with_foreign(schema: &mut Schema) {
+    add_properties(schema, FOREIGN, &json!({ "description": "Artifactory's, without meaning here: kept, and given back." }));
+    schema.insert("additionalProperties".to_owned(), false.into());
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum ChallengeForm {
     Bearer,
     Basic,
 }
 
+/// A repository, in the list of all.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "RepositoryEntry")]
+pub(super) struct Listed<'r> {
+    #[schemars(with = "names::RepositoryKey")]
+    key: &'r RepositoryKey,
+    description: &'r str,
+    /// Always `LOCAL`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Where its files are.
+    url: String,
+    /// Always `Docker`.
+    package_type: &'static str,
+}
+
 pub(super) async fn list(call: &RestCall) -> Outcome {
     let is = |name: &str, expected: &str| call.query.get(name).is_none_or(|wanted| wanted.eq_ignore_ascii_case(expected));
     let all = call.registry.repositories().await.map_err(refused)?;
     let fits = is("type", "local") && is("packageType", "docker");
-    let entries: Vec<Value> = all
+    let entries: Vec<Listed<'_>> = all
         .values()
         .filter(|repository| fits && sees(call, repository))
-        .map(|repository| {
-            let url = format!("{}/artifactory/{}", call.view.origin, repository.key);
-            json!({
-                "key": repository.key, "description": repository.description, "type": "LOCAL", "url": url, "packageType": "Docker",
-            })
+        .map(|repository| Listed {
+            key: &repository.key,
+            description: &repository.description,
+            kind: "LOCAL",
+            url: format!("{}/artifactory/{}", call.view.origin, repository.key),
+            package_type: "Docker",
         })
         .collect();
     Ok(json_answer(StatusCode::OK, &entries).with(CACHE_CONTROL, "no-store"))

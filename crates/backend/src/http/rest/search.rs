@@ -25,7 +25,7 @@ const LIMIT: &str = "limit";
 const FROM: &str = "from";
 
 /// Results in one answer, if the client does not say how many, and the most if it wants to know more of each.
-const RESULTS_DEFAULT: usize = 1000;
+pub(super) const RESULTS_DEFAULT: usize = 1000;
 
 /// What the client wants to know of each result beside where it is.
 #[derive(Clone, Copy, Default)]

@@ -13,9 +13,12 @@ use http::StatusCode;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::browse::{Place, Sight};
+use super::openapi::names;
 use super::{RestCall, bad, forbidden, log_in, notation, refused, require, seen_repository};
 use crate::http::errors;
 use crate::http::respond::{Answer, With, empty, json as json_answer};
@@ -108,6 +111,33 @@ async fn checksums(file: &File) -> Result<Map<String, Value>, Answer> {
     Ok(known.into_iter().filter_map(|(name, sum)| Some((name.to_owned(), sum?.into()))).collect())
 }
 
+/// What is in a folder, as a list.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct FileList {
+    /// The folder.
+    uri: String,
+    files: Vec<ListedFile>,
+    /// Whether there is more than a list shows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
+}
+
+/// A file or folder in a list.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ListedFile {
+    /// Its path below the folder.
+    uri: String,
+    /// In bytes; of folders -1.
+    size: i64,
+    #[schemars(with = "names::Time")]
+    last_modified: String,
+    folder: bool,
+    /// SHA-256, if it is known without reading the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha2: Option<String>,
+}
+
 async fn list(call: &RestCall, sight: &Sight<'_>, repository: &Repository, path: &str) -> Outcome {
     let depth = match call.query.get("depth").map(str::parse::<usize>) {
         None if is_on(call, "deep") => usize::MAX,
@@ -118,25 +148,18 @@ async fn list(call: &RestCall, sight: &Sight<'_>, repository: &Repository, path:
     let listed = sight.look(async |eyes| call.registry.list_below(repository, path, depth, eyes).await).await;
     let Listing { entries, more } = listed.map_err(|error| sight.not_found(&repository.key, error))?;
     let shows_folders = is_on(call, "listFolders");
-    let files: Vec<Value> = entries
+    let files = entries
         .into_iter()
         .filter(|entry| shows_folders || !entry.folder)
-        .map(|entry| {
-            let size = if entry.folder { json!(-1) } else { json!(entry.size) };
-            let mut file = json!({
-                "uri": entry.path, "size": size, "lastModified": time(entry.modified_ms), "folder": entry.folder,
-            });
-            if let Some(sha256) = entry.sha256 {
-                file["sha2"] = sha256.into();
-            }
-            file
+        .map(|entry| ListedFile {
+            uri: entry.path,
+            size: if entry.folder { -1 } else { entry.size.try_into().unwrap_or(i64::MAX) },
+            last_modified: time(entry.modified_ms),
+            folder: entry.folder,
+            sha2: entry.sha256,
         })
         .collect();
-    let mut answer = json!({ "uri": uri(call, &repository.key, path), "files": files });
-    if more {
-        answer["incomplete"] = true.into();
-    }
-    Ok(json_answer(StatusCode::OK, &answer))
+    Ok(json_answer(StatusCode::OK, &FileList { uri: uri(call, &repository.key, path), files, incomplete: more }))
 }
 
 fn item(node: &Node) -> Option<&Item> {

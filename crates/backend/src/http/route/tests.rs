@@ -121,6 +121,9 @@ fn what_a_proxy_could_read_differently_is_refused() {
     }
     assert_eq!(target("/v2/").unwrap_err(), (Api::Rest, Refusal::NotFound));
     assert_eq!(target("//v2/").unwrap_err(), (Api::Rest, Refusal::UnsafePath));
+    // What is done to a repository is REST's, though the path looks like docker's.
+    assert_eq!(target("/api/docker/a%2Cb/v1/promote").unwrap_err(), (Api::Rest, Refusal::UnsafePath));
+    assert_eq!(target("/api/docker/a%2Cb/v1/_ping").unwrap_err(), (Api::V1, Refusal::UnsafePath));
     assert_eq!(target("/artifactory/api/docker/-x/v2/").unwrap_err(), (Api::V2, Refusal::NotFound));
 }
 
@@ -130,9 +133,7 @@ proptest! {
         let _ = parse(method, &tail);
         match target(&tail) {
             Ok(Target::Docker(target)) => drop(target.route(&Method::GET)),
-            Ok(Target::Rest(path)) => drop(super::super::rest::route(path, &Method::GET)),
-            Ok(Target::Tree(path)) => drop(super::super::rest::tree(path, &Method::GET)),
-            Ok(Target::Health(path)) => drop(super::super::rest::health(path, &Method::GET)),
+            Ok(target) => drop(super::super::rest::find(&target, &Method::GET)),
             Err(_) => {}
         }
     }

@@ -387,6 +387,8 @@ async fn users_groups_and_permissions_are_managed_as_artifactory_does_it() {
     let user =
         json!({ "name": "alice", "email": "alice@example.com", "password": "a good horse", "admin": false, "profileUpdatable": true });
     assert_eq!(backend.rest("PUT", "security/users/alice", user.clone()).await.status, 201);
+    // Not quite what was meant to keep it from replacing.
+    assert_eq!(backend.rest("PUT", "security/users/alice?create=1", user.clone()).await.status, 400);
     assert_eq!(backend.rest("PUT", "security/users/alice?create=true", user).await.status, 409);
     let seen = backend.rest("GET", "security/users/alice", serde_json::Value::Null).await.json();
     assert_eq!((&seen["name"], &seen["admin"], &seen["realm"]), (&json!("alice"), &json!(false), &json!("internal")));

@@ -78,7 +78,13 @@ async fn only_the_operator_makes_backups() {
         assert_eq!(refused.status, 403, "{method} {authorization:?}: {}", refused.text());
     }
     assert!(!std::path::Path::new(&to).exists());
-    let ask = async |method, body| crate::operator::ask_backend(&data_dir, method, "system/backup", body).await;
+    let ask = async |method: Method, body| {
+        let answer = crate::operator::ask_backend(&data_dir, method.clone(), "system/backup", body).await;
+        if let Ok(Some(answer)) = &answer {
+            described::check_json(method, "/artifactory/api/system/backup", answer);
+        }
+        answer
+    };
     let idle = ask(Method::GET, None).await.unwrap().unwrap();
     assert_eq!((&idle["running"], &idle["files"]), (&json!(false), &json!(0)));
     for (directory, why) in [("backups", "absolute"), (data_dir.join("data").to_str().unwrap(), "among the store's own files")] {
