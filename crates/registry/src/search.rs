@@ -41,6 +41,9 @@ const GLANCE_ENTRIES: usize = 100;
 /// Properties that one question asks for, and values of each.
 const TERMS_MAX: usize = 16;
 
+/// Nothing has a name or value with NUL, which the rows of the index put between their parts.
+const NUL: Error = Error::SearchInvalid("names and values of properties have no NUL");
+
 /// A property that what is looked for must have, with any of these values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
@@ -126,6 +129,9 @@ impl Registry {
         if terms.is_empty() || terms.len() > TERMS_MAX || terms.iter().any(|term| term.values.is_empty() || term.values.len() > TERMS_MAX) {
             return Err(Error::SearchInvalid("a search has 1 to 16 properties with 1 to 16 values each"));
         }
+        if terms.iter().any(|term| term.name.contains('\0') || term.values.iter().any(Wildcard::has_nul)) {
+            return Err(NUL);
+        }
         if repositories.is_empty() {
             return Ok(FoundPage::default());
         }
@@ -171,6 +177,9 @@ impl Registry {
         eyes: Eyes<'_>,
         limit: usize,
     ) -> Result<Named> {
+        if wanted.has_nul() {
+            return Err(NUL);
+        }
         let limit = limit.clamp(1, PAGE_MAX);
         let mut named = Named::default();
         for repository in repositories {

@@ -15,6 +15,10 @@ impl Wildcard {
         self.0.bytes().all(|byte| byte == b'*')
     }
 
+    pub(super) fn has_nul(&self) -> bool {
+        self.0.contains('\0')
+    }
+
     /// The one value that fits, if there is only one.
     pub(super) fn exact(&self) -> Option<&str> {
         (!self.0.contains(['*', '?'])).then_some(self.0.as_str())

@@ -81,6 +81,11 @@ async fn things_are_found_by_what_is_said_about_them() {
         ("prop?qa=1&limit=0", 400),
         ("prop?qa=1&from=AAAA", 400),
         ("prop?qa=a%5C", 400),
+        // What the index itself puts between names and values.
+        ("prop?qa=%00", 400),
+        ("prop?qa=a%00*", 400),
+        ("prop?qa%00a=1", 400),
+        ("artifact?name=a%00", 400),
         ("artifact", 400),
         ("artifact?name=*", 400),
     ] {

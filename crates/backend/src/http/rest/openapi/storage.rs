@@ -68,7 +68,7 @@ pub(super) fn info(schemas: &mut Schemas) -> Operation {
         )
         .query("list", switch(), &listed)
         .query("deep", switch(), "With `list`: and of all folders below.")
-        .query("depth", positive(None), "With `list`: and of folders below, so many levels deep.")
+        .query("depth", positive(None), "With `list`: and of folders below, so many levels deep. Without it, it is not looked at.")
         .query("listFolders", switch(), "With `list`: list folders too.")
         .query("properties", json!({ "type": "string" }), "What is said about it (`ItemProperties`): all, or the names between commas.")
         .query("lastModified", json!({ "type": "string" }), "When it was last modified (`ItemLastModified`).")
