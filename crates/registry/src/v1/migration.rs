@@ -7,11 +7,13 @@
 //!   goes on where it stopped.
 //! - What is broken is said of its tag, and stops nothing else.
 
+mod bring;
 mod config;
 mod jobs;
 mod layers;
 mod unpack;
 mod verify;
+mod walk;
 
 use std::sync::Arc;
 
@@ -20,16 +22,13 @@ use berth_storage::records::v1::{Conversion, ReceiptLayer};
 use berth_storage::records::{self, Record as _};
 use berth_storage::{Batch, Key, get_record, keys};
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream;
 
 use self::config::Descriptor;
 use self::layers::{Into, Way, is_empty_tar};
 use super::images::ANCESTORS_MAX;
 use super::{ImageId, TagRecord};
-use crate::blobs::{damaged, renew_blob};
-use crate::hash::{ContentHash, digest_of};
-use crate::receive::{Received, receive};
+use crate::blobs::damaged;
+use crate::hash::digest_of;
 use crate::{Error, ExistingTag, Push, Registry, Repository, Result, empty_layer};
 pub use berth_storage::records::JobState;
 pub use berth_storage::records::v1::Receipt;
@@ -239,56 +238,6 @@ impl Registry {
             links.push(Link { id, json, layer: layer.digest, becomes });
         }
         Ok(Ok(is_known.then_some(links)))
-    }
-
-    /// Stores bytes that were made here, and keeps them in the image until a manifest leads to them.
-    async fn bring(&self, into: Into<'_>, bytes: Bytes) -> Result<()> {
-        let body = stream::iter([Ok(bytes)]).boxed();
-        let (received, hash, _) = receive(&self.blobs, Received::default(), ContentHash::default(), body).await?;
-        let digest = hash.finish();
-        let named = self
-            .commit_with(|| async {
-                let mut batch = Batch::new();
-                self.expect_repository(&mut batch, into.repository).await?;
-                let duplicate = self.name_bytes(&mut batch, &digest, &received).await?;
-                self.link(&mut batch, into.repository, into.image, &digest, into.holder).await?;
-                Ok((batch, duplicate))
-            })
-            .await;
-        match named {
-            Ok(duplicate) => {
-                self.give_back(duplicate).await;
-                Ok(())
-            }
-            Err(error) => {
-                self.give_back(received.data).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes layers readable in the image, all in one commit. Returns whether they were all still there.
-    async fn bring_layers(&self, into: Into<'_>, layers: &[Descriptor]) -> Result<bool> {
-        let mut digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-        digests.sort_unstable();
-        digests.dedup();
-        self.commit_with(|| async {
-            let mut batch = Batch::new();
-            self.expect_repository(&mut batch, into.repository).await?;
-            for digest in &digests {
-                let Some((blob, seen)) = get_record::<records::Blob>(self.store.as_ref(), &keys::blob(digest)).await? else {
-                    return Ok((Batch::deferred(), false));
-                };
-                renew_blob(&mut batch, digest, blob, seen);
-                // What was packed anew, or made here, is kept already.
-                if self.is_held_well(&keys::lease(into.repository, into.image, digest), into.holder).await? {
-                    continue;
-                }
-                self.link(&mut batch, into.repository, into.image, digest, into.holder).await?;
-            }
-            Ok((batch, true))
-        })
-        .await
     }
 
     /// Stores the manifest, sets the tag and writes the receipt: one commit, if the source's tag is where it was.

@@ -12,10 +12,9 @@ use berth_storage::{Batch, get_record, keys};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::super::TagRecord;
-use super::{Broken, Errand, Outcome};
+use super::Outcome;
 use crate::blobs::{damaged, random_u64};
-use crate::{Error, ExistingTag, Registry, Repository, Result};
+use crate::{Error, ExistingTag, Registry, Result};
 
 /// Jobs that work at once; more wait for their turn.
 const AT_WORK_MAX: usize = 2;
@@ -31,9 +30,6 @@ const FAILURES_MAX: usize = 1000;
 
 /// How often a job under way writes down how far it is.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Rows that one scan brings into memory.
-const SCAN_ENTRIES: usize = 1000;
 
 /// A job's record.
 pub type Job = records::Job;
@@ -110,6 +106,11 @@ impl Default for LiveJobs {
 pub(super) struct Tally(watch::Sender<Job>);
 
 impl Tally {
+    /// The job as it stands.
+    pub(super) fn job(&self) -> Job {
+        self.0.borrow().clone()
+    }
+
     pub(super) fn reused(&self) {
         self.0.send_modify(|job| job.done.layers_reused += 1);
     }
@@ -122,7 +123,7 @@ impl Tally {
         self.0.send_modify(|job| job.done.bytes_read += bytes);
     }
 
-    fn count(&self, image: &ImageName, tag: &Tag, outcome: Outcome) {
+    pub(super) fn count(&self, image: &ImageName, tag: &Tag, outcome: Outcome) {
         self.0.send_modify(|job| match outcome {
             Outcome::Migrated => job.done.migrated += 1,
             Outcome::Unchanged => job.done.unchanged += 1,
@@ -259,7 +260,7 @@ impl Registry {
         let saving = async {
             loop {
                 tokio::time::sleep(SAVE_INTERVAL).await;
-                let job = tally.0.borrow().clone();
+                let job = tally.job();
                 if let Err(error) = self.save_job(&id, &job, Batch::deferred()).await {
                     tracing::warn!(job = %id, %error, "how far a job is could not be written down");
                 }
@@ -273,7 +274,7 @@ impl Registry {
             job.ended_ms = Some(self.clock.now_ms());
             job.state = if outcome.is_ok() { JobState::Finished } else { JobState::Interrupted };
         });
-        let job = tally.0.borrow().clone();
+        let job = tally.job();
         match &outcome {
             Ok(()) => tracing::info!(job = %id, job.done.migrated, job.done.unchanged, job.done.failed, "a migration has ended"),
             Err(error) => tracing::error!(job = %id, %error, "a migration was interrupted"),
@@ -282,70 +283,6 @@ impl Registry {
             tracing::error!(job = %id, %error, "the end of a job could not be written down");
         }
         self.jobs.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
-
-    async fn migrate(&self, id: &JobId, tally: &Arc<Tally>, allows: &Allows) -> Result<()> {
-        let job = tally.0.borrow().clone();
-        let holder = format!("migration-{id}");
-        let images = match &job.image {
-            Some(image) => vec![image.clone()],
-            None => Vec::new(),
-        };
-        let (mut after, mut images) = (None, images);
-        let prefix = keys::images(&job.source);
-        loop {
-            let is_end = if job.image.is_none() {
-                let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-                images = rows.iter().filter_map(|(key, _)| key.text_after(&prefix)?.parse().ok()).collect();
-                after = rows.last().map(|(key, _)| key.clone());
-                rows.len() < SCAN_ENTRIES
-            } else {
-                true
-            };
-            for image in &images {
-                // Settings may change while a long migration goes on, and repositories go.
-                let (_, target) = self.ends_of_migration(&job.source, &job.target).await?;
-                self.migrate_image(&job, (&target, image), allows(image), (&holder, tally)).await?;
-            }
-            if is_end {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn migrate_image(
-        &self,
-        job: &Job,
-        (target, image): (&Repository, &ImageName),
-        allowed: Allowed,
-        (holder, tally): (&str, &Arc<Tally>),
-    ) -> Result<()> {
-        let prefix = keys::v1_tags(&job.source, image);
-        let mut after = None;
-        loop {
-            let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            for (key, row) in &rows {
-                let tag = key.text_after(&prefix).and_then(|text| text.parse::<Tag>().ok());
-                let (Some(tag), Some(_)) = (tag, TagRecord::decode(row)) else { return Err(damaged(key)) };
-                if job.tag.as_ref().is_some_and(|wanted| *wanted != tag) {
-                    continue;
-                }
-                let outcome = match allowed {
-                    Allowed::Hidden => continue,
-                    Allowed::No => Outcome::Broken(Broken::NotAllowed),
-                    Allowed::Yes(existing) => {
-                        let errand =
-                            Errand { source: &job.source, target, image, tag: &tag, existing, dry_run: job.dry_run, holder, tally };
-                        self.migrate_tag(&errand).await?
-                    }
-                };
-                tally.count(image, &tag, outcome);
-            }
-            match rows.last() {
-                Some((last, _)) if rows.len() == SCAN_ENTRIES => after = Some(last.clone()),
-                _ => return Ok(()),
-            }
-        }
     }
 
     async fn save_job(&self, id: &JobId, job: &Job, mut batch: Batch) -> Result<()> {
