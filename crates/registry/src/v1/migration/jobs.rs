@@ -20,7 +20,7 @@ use crate::{Error, ExistingTag, Registry, Result};
 const AT_WORK_MAX: usize = 2;
 
 /// Jobs that work or wait.
-const OPEN_MAX: usize = 64;
+pub(super) const OPEN_MAX: usize = 64;
 
 /// Jobs that are remembered after their end; the oldest go first.
 const KEPT_MAX: usize = 200;
@@ -92,7 +92,7 @@ pub type Allows = Arc<dyn Fn(&ImageName) -> Allowed + Send + Sync>;
 
 /// The jobs of this process.
 pub(crate) struct LiveJobs {
-    open: Mutex<HashMap<JobId, (watch::Receiver<Job>, AbortHandle)>>,
+    pub(super) open: Mutex<HashMap<JobId, (watch::Receiver<Job>, AbortHandle)>>,
     turns: Semaphore,
 }
 
@@ -180,7 +180,13 @@ impl Registry {
         let mut batch = Batch::new();
         batch.put_record(keys::job(&id.0), &job);
         self.store.commit(batch).await?;
-        self.set_to_work(&id, job, allows)?;
+        if let Err(refused) = self.set_to_work(&id, job, allows) {
+            // Left behind, the next start would take it up.
+            let mut batch = Batch::new();
+            batch.delete(keys::job(&id.0));
+            self.store.commit(batch).await?;
+            return Err(refused);
+        }
         Ok(id)
     }
 

@@ -326,6 +326,26 @@ async fn a_job_that_a_crash_stopped_goes_on_and_one_of_somebody_with_limits_says
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_too_many_is_refused_and_leaves_nothing_for_the_next_start() {
+    let fixture = fixture().await;
+    fixture.push_image(1, None, json!({}), &gzip(&tar("a", 100))).await;
+    fixture.tag("library/app", "1", 1).await;
+    let first = fixture.registry.start_migration(order(None, None), allow_all()).await.unwrap();
+    let ended = fixture.end(&first).await;
+    {
+        let work = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        let mut open = fixture.registry.jobs.open.lock().unwrap();
+        for number in 0..jobs::OPEN_MAX {
+            let id = format!("{number:032x}").parse().unwrap();
+            open.insert(id, (tokio::sync::watch::channel(ended.clone()).1, work.clone()));
+        }
+    }
+    let refused = fixture.registry.start_migration(order(None, None), allow_all()).await;
+    assert!(matches!(refused, Err(Error::TooManyJobs { .. })));
+    assert_eq!(fixture.registry.jobs().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_goes_with_its_tag_and_says_nothing_of_what_was_pushed_since() {
     let fixture = fixture().await;
     fixture.push_image(1, None, json!({}), &gzip(&tar("a", 100))).await;
