@@ -55,6 +55,8 @@ const HTTPS_REQUIRED: &[u8] =
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) listener: Arc<Listener>,
+    /// Who opened it.
+    pub(crate) peer: SocketAddr,
     pub(crate) client: IpAddr,
     /// The value of `X-Forwarded-For` and `X-Real-IP`.
     pub(crate) client_header: HeaderValue,
@@ -64,10 +66,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(listener: Arc<Listener>, client: IpAddr) -> Self {
+    fn new(listener: Arc<Listener>, peer: SocketAddr) -> Self {
+        // An IPv4 client is the same client on an IPv6 socket.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let client = peer.ip();
         let client_header = HeaderValue::try_from(client.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let port_header = HeaderValue::from(listener.port);
-        Self { listener, client, client_header, port_header, has_head: AtomicBool::new(false) }
+        Self { listener, peer, client, client_header, port_header, has_head: AtomicBool::new(false) }
     }
 
     /// The head of a request has arrived: it is no longer the client who is waited for.
@@ -93,8 +98,7 @@ pub(crate) async fn serve(
     proxy: Arc<HttpProxy<Gateway>>,
     mut shutdown: ShutdownWatch,
 ) {
-    // An IPv4 client is the same client on an IPv6 socket.
-    let connection = Arc::new(Connection::new(listener, client.ip().to_canonical()));
+    let connection = Arc::new(Connection::new(listener, client));
     let stream = tokio::select! {
         stream = timeout(HANDSHAKE_MAX, establish(tcp, tls)) => stream,
         _ = shutdown.wait_for(|stopping| *stopping) => return,

@@ -21,3 +21,6 @@ pub mod tls;
 mod upstream;
 
 pub mod cert;
+
+pub mod doctor;
+pub mod probe;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, UPGRADE};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::ServerSession;
@@ -24,8 +24,9 @@ use tracing::{debug, error, warn};
 
 use crate::config::Upstream;
 use crate::connection::{Connection, KEEPALIVE, scheme_header};
+use crate::probe::{Facts, Probes};
 use crate::refusal::{Api, Refusal};
-use crate::{access, head, rewrite, upstream};
+use crate::{access, head, probe, rewrite, upstream};
 
 /// How long a client may send nothing of a body, or take nothing of an answer. A paused laptop or a slow registry mirror
 /// comes back within minutes; a vanished client should not hold a backend's upload open for longer.
@@ -57,12 +58,33 @@ pub struct Gateway {
     backend: HttpPeer,
     /// Where it is, for the log.
     address: Upstream,
+    probes: Probes,
 }
 
 impl Gateway {
     /// A proxy to this backend.
     pub fn new(upstream: Upstream) -> Self {
-        Self { backend: upstream::peer(&upstream), address: upstream }
+        Self { backend: upstream::peer(&upstream), address: upstream, probes: Probes::default() }
+    }
+
+    /// Answers the request if it is a probe of `berth-gateway doctor`.
+    async fn answer_probe(&self, session: &mut Session, request: &Request) -> pingora::Result<bool> {
+        let raw_head = session.to_h1_raw();
+        let (Some(connection), Ok(target)) = (&request.connection, head::check(&raw_head)) else { return Ok(false) };
+        if !probe::is_probe(target) {
+            return Ok(false);
+        }
+        let hosts = session.req_header().headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+        let origin = rewrite::rewrite(&connection.listener, &Method::GET, b"/v2/", hosts).ok().map(|upstream| upstream.origin);
+        let facts = Facts {
+            scheme: connection.listener.scheme,
+            port: connection.listener.port,
+            origin: origin.as_ref(),
+            peer: connection.peer,
+            client: connection.client,
+        };
+        self.probes.answer(session, target, &facts).await.map_err(|error| error.into_down())?;
+        Ok(true)
     }
 }
 
@@ -104,6 +126,9 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
         set_limits(session);
+        if self.answer_probe(session, request).await? {
+            return Ok(true);
+        }
         match admit(session, request) {
             Ok(upstream) => {
                 request.upstream = Some(upstream);

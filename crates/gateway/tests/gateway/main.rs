@@ -6,6 +6,7 @@
 mod support;
 
 mod cli;
+mod doctor;
 mod failures;
 mod logging;
 mod refusals;
