@@ -25,7 +25,7 @@ pub(crate) fn log(session: &Session, request: &Request) {
         elapsed_ms = u64::try_from(request.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         repository = request.upstream.as_ref().and_then(|upstream| upstream.repository.as_ref()).map(RepositoryKey::as_str),
         host = &*String::from_utf8_lossy(host),
-        client.address = request.connection.as_ref().map(|connection| tracing::field::display(connection.client)),
+        client.address = request.client.map(tracing::field::display),
         request.id = request.id(),
         "request"
     );

@@ -7,17 +7,27 @@
 pub mod config;
 
 pub mod bindings;
+pub mod forwarded;
 pub mod head;
+pub mod limits;
 pub mod refusal;
 pub mod rewrite;
 
 mod access;
 pub mod connection;
 pub mod listener;
+pub mod live;
+mod own;
 pub mod proxy;
-pub mod serve;
+mod proxy_protocol;
 mod stream;
 pub mod tls;
 mod upstream;
 
+pub mod handover;
+pub mod serve;
+mod watch;
+
 pub mod cert;
+pub mod overview;
+pub mod trust;

@@ -4,10 +4,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::anyhow;
 use berth_gateway::cert;
 use berth_gateway::config::Config;
+use berth_gateway::handover::Predecessor;
+use berth_gateway::overview;
 use berth_gateway::serve::Bound;
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -33,7 +36,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT.
+    /// Serve until SIGTERM or SIGINT. SIGHUP reads the configuration again, as does a change of a file; SIGUSR2 starts
+    /// the program anew and hands its sockets over.
     Serve {
         /// The configuration file.
         #[arg(long)]
@@ -41,6 +45,12 @@ enum Command {
     },
     /// Check a configuration, with the certificates it names, and say what is wrong with it.
     Check {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Print what a configuration makes reachable: address, host, repository, certificate, and what clients write.
+    Bindings {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
@@ -85,16 +95,25 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve { config } => serve(&config),
         Command::Check { config } => check(&config),
+        Command::Bindings { config } => bindings(&config),
         Command::Cert(CertCommand::SelfSigned { dir, names, addresses }) => make_certificates(&dir, &names, &addresses),
     }
 }
 
-fn serve(config: &Path) -> anyhow::Result<()> {
-    let config = Config::load(config)?;
+fn serve(path: &Path) -> anyhow::Result<()> {
+    let predecessor = Predecessor::find()?;
+    let config = Config::load(path)?;
     raise_descriptor_limit();
-    let gateway = Bound::new(config)?;
+    let gateway = Bound::new(path, config, predecessor)?;
     say("berth-gateway ready");
     gateway.run();
+    Ok(())
+}
+
+fn bindings(config: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    let table = overview::table(&overview::rows(&config.listeners), SystemTime::now());
+    table.lines().for_each(say);
     Ok(())
 }
 

@@ -7,12 +7,14 @@
 //! - A request is logged once, at its end, in the module `access`.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, UPGRADE};
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER, UPGRADE};
+use http::{HeaderName, HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::ServerSession;
@@ -22,14 +24,15 @@ use pingora::{Error, ErrorSource, ErrorType};
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use crate::config::Upstream;
-use crate::connection::{Connection, KEEPALIVE, scheme_header};
+use crate::bindings::Binding;
+use crate::connection::{Connection, scheme_header};
+use crate::forwarded::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
+use crate::limits::{Admission, Exceeded, Limits, SLOW_START};
+use crate::live::Live;
+use crate::own::Own;
 use crate::refusal::{Api, Refusal};
+use crate::rewrite::{Action, Arrival, Meaning};
 use crate::{access, head, rewrite, upstream};
-
-/// How long a client may send nothing of a body, or take nothing of an answer. A paused laptop or a slow registry mirror
-/// comes back within minutes; a vanished client should not hold a backend's upload open for longer.
-const BODY_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -38,11 +41,8 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// What a registry API knows, for the answer to a method that it does not.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+const SAFE_METHODS: &str = "GET, HEAD, OPTIONS";
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -54,15 +54,13 @@ const CLAIMS: [HeaderName; 3] =
 /// The proxy logic, one for all listeners.
 #[derive(Debug)]
 pub struct Gateway {
-    backend: HttpPeer,
-    /// Where it is, for the log.
-    address: Upstream,
+    live: Arc<Live>,
 }
 
 impl Gateway {
-    /// A proxy to this backend.
-    pub fn new(upstream: Upstream) -> Self {
-        Self { backend: upstream::peer(&upstream), address: upstream }
+    /// A proxy that looks up what it needs to know here.
+    pub fn new(live: Arc<Live>) -> Self {
+        Self { live }
     }
 }
 
@@ -74,11 +72,34 @@ pub struct Request {
     id: HeaderValue,
     /// Present from the moment that its head has arrived.
     pub(crate) connection: Option<Arc<Connection>>,
+    /// Who asks: the connection's peer, or whom trusted proxies name.
+    pub(crate) client: Option<IpAddr>,
+    /// Present once it is known what it is for.
+    pub(crate) binding: Option<Arc<Binding>>,
     /// Present once it has been admitted.
     pub(crate) upstream: Option<rewrite::Upstream>,
+    /// Why the gateway answered itself, if it did.
+    pub(crate) refusal: Option<Refusal>,
+    /// How much of its body has come.
+    pace: Pace,
+    _admission: Admission,
 }
 
 impl Request {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            id: request_id(),
+            connection: None,
+            client: None,
+            binding: None,
+            upstream: None,
+            refusal: None,
+            pace: Pace::default(),
+            _admission: Admission::default(),
+        }
+    }
+
     pub(crate) fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
@@ -89,7 +110,7 @@ impl ProxyHttp for Gateway {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request { started: Instant::now(), id: request_id(), connection: None, upstream: None }
+        Request::new()
     }
 
     fn on_connection_reuse(&self, _: &mut Session, request: &mut Request, connection: Box<dyn Any + Send + Sync>) {
@@ -103,11 +124,14 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
-        set_limits(session);
-        match admit(session, request) {
-            Ok(upstream) => {
+        match self.admit(session, request) {
+            Ok(Answer::Pass(upstream)) => {
                 request.upstream = Some(upstream);
                 Ok(false)
+            }
+            Ok(Answer::Own(own)) => {
+                own.send(session, &request.id).await.map_err(|error| error.into_down())?;
+                Ok(true)
             }
             Err(refusal) => {
                 respond(session, request, refusal).await.map_err(|error| error.into_down())?;
@@ -116,8 +140,19 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, _: bool, request: &mut Request) -> pingora::Result<()> {
+        let least = request.binding.as_ref().and_then(|binding| binding.limits.min_body_bytes_per_second);
+        match least {
+            Some(least) if request.pace.is_below(least, body.as_ref().map_or(0, Bytes::len)) => {
+                request.refusal = Some(Refusal::BodyTooSlow);
+                Error::e_explain(ErrorType::ReadTimedout, "the body comes too slowly").map_err(|error: Box<Error>| error.into_down())
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn upstream_peer(&self, _: &mut Session, _: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        Ok(Box::new(self.backend.clone()))
+        Ok(Box::new(upstream::peer(&self.live.upstream())))
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, head: &mut RequestHeader, request: &mut Request) -> pingora::Result<()> {
@@ -130,9 +165,11 @@ impl ProxyHttp for Gateway {
         head.insert_header(HOST, host.clone())?;
         head.insert_header(X_FORWARDED_HOST, host)?;
         head.insert_header(X_FORWARDED_PROTO, scheme_header(upstream.origin.scheme()))?;
-        head.insert_header(X_FORWARDED_PORT, connection.port_header.clone())?;
-        head.insert_header(X_FORWARDED_FOR, connection.client_header.clone())?;
-        head.insert_header(X_REAL_IP, connection.client_header.clone())?;
+        head.insert_header(X_FORWARDED_PORT, HeaderValue::from(upstream.origin.port()))?;
+        let client = request.client.filter(|client| *client != connection.peer).and_then(|client| client.to_string().try_into().ok());
+        let client = client.unwrap_or_else(|| connection.peer_header.clone());
+        head.insert_header(X_FORWARDED_FOR, client.clone())?;
+        head.insert_header(X_REAL_IP, client)?;
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
@@ -159,12 +196,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
-        let refusal = refusal(error);
+        let refusal = request.refusal.or_else(|| refusal(error));
         match refusal {
             None => debug!(request.id = request.id(), %error, "client went away"),
             Some(Refusal::Internal) => error!(request.id = request.id(), %error, "request failed"),
             Some(refusal) if refusal.status().is_server_error() => {
-                warn!(request.id = request.id(), backend.address = %self.address, %error, "backend failed");
+                warn!(request.id = request.id(), backend.address = %self.live.upstream(), %error, "backend failed");
             }
             Some(_) => debug!(request.id = request.id(), %error, "bad request"),
         }
@@ -195,26 +232,107 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// Pingora's default of aborting when a client closes its side stays: registry clients never half-close, and what a
-/// vanished client asked for should not go on.
-fn set_limits(session: &mut Session) {
-    session.set_read_timeout(Some(BODY_IDLE_MAX));
-    session.set_write_timeout(Some(BODY_IDLE_MAX));
-    // Pingora keeps connections without a limit. None: this one will be closed, and must stay so.
-    if session.get_keepalive().is_some() && !session.is_process_shutting_down() {
-        session.set_keepalive(Some(KEEPALIVE.as_secs()));
+/// What a request is answered with.
+enum Answer {
+    /// What the backend says to this.
+    Pass(rewrite::Upstream),
+    /// Something of the gateway's own.
+    Own(Own),
+}
+
+impl Gateway {
+    /// What a request is answered with, if anything but a refusal.
+    fn admit(&self, session: &mut Session, request: &mut Request) -> Result<Answer, Refusal> {
+        let connection = request.connection.clone().ok_or(Refusal::Internal)?;
+        let listener = connection.slot.listener();
+        let raw_head = session.to_h1_raw();
+        set_limits(session, &listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()));
+        let target = head::check(&raw_head)?;
+        let head = session.req_header_mut();
+        let forwarded = self.forwarded(head, &connection);
+        let client = *request.client.insert(forwarded.client.unwrap_or(connection.peer));
+        let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
+        let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+        let (binding, action) = match rewrite::rewrite(arrival, &head.method, target, hosts)? {
+            Meaning::Bound(binding, action) => (binding, action),
+            Meaning::AcmeChallenge(_) => return Err(Refusal::NotFound),
+        };
+        request.binding = Some(Arc::clone(&binding));
+        if raw_head.len() > binding.limits.header_bytes || head.headers.len() > binding.limits.header_fields {
+            return Err(Refusal::HeadTooLarge);
+        }
+        check_access(&binding, &connection, client, &head.method, &action)?;
+        // Registry clients upgrade to nothing.
+        head.remove_header(&UPGRADE);
+        request._admission = self.live.meter.request(&binding, client).map_err(|exceeded| match exceeded {
+            Exceeded::Client => Refusal::TooMany,
+            Exceeded::Binding => Refusal::Busy,
+        })?;
+        set_limits(session, &binding.limits);
+        match action {
+            Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
+            Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
+            Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
+            Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
+        }
+    }
+
+    fn forwarded(&self, head: &RequestHeader, connection: &Connection) -> Forwarded {
+        let trusted = self.live.trusted_proxies();
+        if trusted.iter().any(|network| network.contains(connection.peer)) {
+            Forwarded::read(&head.headers, &trusted)
+        } else {
+            Forwarded::default()
+        }
     }
 }
 
-/// What the backend is to be asked, if anything.
-fn admit(session: &mut Session, request: &Request) -> Result<rewrite::Upstream, Refusal> {
-    let connection = request.connection.as_ref().ok_or(Refusal::Internal)?;
-    let raw_head = session.to_h1_raw();
-    let target = head::check(&raw_head)?;
-    let head = session.req_header_mut();
-    // Registry clients upgrade to nothing.
-    head.remove_header(&UPGRADE);
-    rewrite::rewrite(&connection.listener, &head.method, target, head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes))
+/// Whether the binding is for this client and this request.
+fn check_access(binding: &Binding, connection: &Connection, client: IpAddr, method: &Method, action: &Action) -> Result<(), Refusal> {
+    if !binding.access.admits(client) {
+        return Err(Refusal::Denied);
+    }
+    // A client may use one connection for every host of its certificate; it has shown its own for one of them.
+    let wanted = binding.tls.as_ref().and_then(|tls| tls.client_authority());
+    if wanted.is_some_and(|wanted| connection.client_authority.as_ref() != Some(wanted)) {
+        return Err(Refusal::CertificateRequired);
+    }
+    if binding.access.read_only
+        && let Action::Pass(upstream) = action
+        && !method.is_safe()
+        && !upstream.is_login()
+    {
+        return Err(Refusal::ReadOnly);
+    }
+    Ok(())
+}
+
+/// Pingora's default of aborting when a client closes its side stays: registry clients never half-close, and what a
+/// vanished client asked for should not go on.
+fn set_limits(session: &mut Session, limits: &Limits) {
+    session.set_read_timeout(Some(limits.body_idle_timeout));
+    session.set_write_timeout(Some(limits.body_idle_timeout));
+    session.set_min_send_rate(limits.min_body_bytes_per_second.map(|rate| rate as usize));
+    // Pingora keeps connections without a limit. None: this one will be closed, and must stay so.
+    if session.get_keepalive().is_some() && !session.is_process_shutting_down() {
+        session.set_keepalive(Some(limits.keepalive_timeout.as_secs()));
+    }
+}
+
+/// How fast a body comes.
+#[derive(Debug, Default)]
+struct Pace {
+    began: Option<Instant>,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Counts bytes that have come, and judges the average so far.
+    fn is_below(&mut self, least_per_second: u32, bytes: usize) -> bool {
+        let elapsed = self.began.get_or_insert_with(Instant::now).elapsed();
+        self.bytes += bytes as u64;
+        elapsed > SLOW_START && (self.bytes as f64) < f64::from(least_per_second) * elapsed.as_secs_f64()
+    }
 }
 
 fn drop_claims(head: &mut RequestHeader) {
@@ -250,14 +368,20 @@ fn refusal(error: &Error) -> Option<Refusal> {
     }
 }
 
-async fn respond(session: &mut Session, request: &Request, refusal: Refusal) -> pingora::Result<()> {
+async fn respond(session: &mut Session, request: &mut Request, refusal: Refusal) -> pingora::Result<()> {
+    request.refusal = Some(refusal);
     let body = refusal.body(Api::of(session.req_header().raw_path()));
     let mut head = ResponseHeader::build(refusal.status(), Some(8))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     head.insert_header(X_REQUEST_ID, request.id.clone())?;
-    if refusal == Refusal::Method {
-        head.insert_header(ALLOW, HeaderValue::from_static(METHODS))?;
+    match refusal {
+        Refusal::Method => head.insert_header(ALLOW, HeaderValue::from_static(METHODS))?,
+        Refusal::ReadOnly => head.insert_header(ALLOW, HeaderValue::from_static(SAFE_METHODS))?,
+        _ => {}
+    }
+    if let Some(seconds) = refusal.retry_after_s() {
+        head.insert_header(RETRY_AFTER, HeaderValue::from(seconds))?;
     }
     if !refusal.keeps_connection() {
         session.set_keepalive(None);

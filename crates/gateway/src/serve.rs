@@ -1,54 +1,93 @@
-//! Runs the gateway: bind, serve, and on a signal drain and end.
+//! Runs the gateway: bind, serve, change with the configuration, hand over to a successor, drain and end.
+//!
+//! | signal | does |
+//! |---|---|
+//! | SIGHUP | reads the configuration again (a changed file does the same by itself) |
+//! | SIGUSR2 | starts the program anew and hands the sockets over |
+//! | SIGTERM, SIGINT | stops listening, waits for what is under way, ends; a second one ends at once |
 
+use std::net::TcpListener as StdListener;
 use std::num::NonZero;
-use std::sync::Arc;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use async_trait::async_trait;
+use pingora::apps::ServerApp as _;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{SignalKind, signal};
+use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::Service;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
 
+use crate::bindings::Listener;
 use crate::config::Config;
-use crate::listener::{Connections, ListenerService, Socket};
+use crate::handover::{Predecessor, Program};
+use crate::listener::{self, Accepting, Connections, Inherited, Listeners};
+use crate::live::Live;
 use crate::proxy::Gateway;
+use crate::watch::Watch;
 
-/// How long requests that are under way may go on after a signal to stop.
-pub const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// How long a predecessor goes on with what is under way. Its successor serves everybody else, so there is no hurry; a
+/// day is the bound after which a transfer is no longer believed to end.
+pub const SUCCEEDED_DRAIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Whether and why the gateway ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Stopping,
+    /// A successor listens.
+    Succeeded,
+}
 
 /// A gateway whose sockets listen, though nobody accepts on them yet.
 pub struct Bound {
-    service: ListenerService,
-    connections: Connections,
-    stop: watch::Sender<bool>,
+    path: PathBuf,
+    config: Config,
+    sockets: Vec<(StdListener, Listener)>,
+    predecessor: Option<Predecessor>,
+    program: Program,
 }
 
 impl Bound {
-    /// Binds every socket of the configuration, or none.
+    /// Binds every socket of the configuration, or none. A predecessor's are used as they are.
     ///
     /// # Errors
     /// If an address can't be had.
-    pub fn new(config: Config) -> anyhow::Result<Self> {
-        let sockets = config.listeners.into_iter().map(Socket::bind).collect::<anyhow::Result<Vec<_>>>()?;
-        for socket in &sockets {
-            info!(listen.address = %socket.address(), scheme = socket.scheme(), "listening");
-        }
-        let mut proxy = HttpProxy::new(Gateway::new(config.upstream), Arc::new(server_conf()));
-        proxy.handle_init_modules();
-        let connections = Connections::default();
-        let (stop, stopping) = watch::channel(false);
-        Ok(Self { service: ListenerService::new(sockets, proxy, connections.clone(), stopping), connections, stop })
+    pub fn new(path: &Path, config: Config, predecessor: Option<(Predecessor, Inherited)>) -> anyhow::Result<Self> {
+        let (predecessor, mut inherited) = predecessor.map_or_else(Default::default, |(process, sockets)| (Some(process), sockets));
+        let bind = |listener: Listener| {
+            let socket = listener::socket(listener.address, &mut inherited);
+            Ok((socket.with_context(|| format!("cannot listen on {}", listener.address))?, listener))
+        };
+        let sockets = config.listeners.iter().cloned().map(bind).collect::<anyhow::Result<_>>()?;
+        Ok(Self { path: path.to_owned(), config, sockets, predecessor, program: Program::current()? })
     }
 
     /// Serves until the process is told to stop and requests under way have ended.
     pub fn run(self) {
+        let live = Arc::new(Live::new(&self.config));
+        let mut proxy = HttpProxy::new(Gateway::new(Arc::clone(&live)), Arc::new(server_conf()));
+        proxy.handle_init_modules();
+        let accepting = Accepting { proxy: Arc::new(proxy), live, connections: Connections::default() };
+        let (phase, _) = watch::channel(Phase::Serving);
+        let drain =
+            Drain { connections: accepting.connections.clone(), phase: phase.clone(), limit: Arc::new(Mutex::new(self.config.drain)) };
+        let service = GatewayService {
+            control: Control { path: self.path, program: self.program, phase, drain_limit: Arc::clone(&drain.limit) },
+            start: Some(Start { sockets: self.sockets, config: self.config, predecessor: self.predecessor }),
+            accepting,
+        };
         let mut server = Server::new_with_opt_and_conf(None, server_conf());
-        server.add_service(self.service);
-        let drain = DrainOnSignal { connections: self.connections, stop: self.stop };
+        server.add_service(service);
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
     }
 }
@@ -59,42 +98,197 @@ fn server_conf() -> ServerConf {
     ServerConf { threads: thread::available_parallelism().map_or(1, NonZero::get), work_stealing: false, ..ServerConf::default() }
 }
 
-/// Tells Pingora to stop at once, but only after the drain: its own grace period is slept through in full even when
-/// there is nothing to wait for.
-struct DrainOnSignal {
-    connections: Connections,
-    stop: watch::Sender<bool>,
+/// The one service: all listeners, and what changes them.
+struct GatewayService {
+    control: Control,
+    start: Option<Start>,
+    accepting: Accepting,
+}
+
+/// What the service begins with.
+struct Start {
+    sockets: Vec<(StdListener, Listener)>,
+    config: Config,
+    predecessor: Option<Predecessor>,
 }
 
 #[async_trait]
-impl ShutdownSignalWatch for DrainOnSignal {
+impl Service for GatewayService {
+    /// Pingora's own shutdown watch is not used: by the time it turns, connections are no longer waited for.
+    async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
+        let Some(start) = self.start.take() else { return };
+        let mut phase = self.control.phase.subscribe();
+        match Listeners::start(start.sockets, self.accepting.clone()) {
+            Ok(mut listeners) => {
+                if let Some(predecessor) = start.predecessor {
+                    predecessor.relieve();
+                }
+                notify(&[NotifyState::Ready]);
+                let watch = Watch::new(start.config.files);
+                tokio::select! {
+                    () = self.control.run(&mut listeners, watch) => {}
+                    _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
+                }
+                listeners.close().await;
+            }
+            Err(error) => error!(error = format!("{error:#}"), "cannot serve"),
+        }
+        self.accepting.proxy.cleanup().await;
+    }
+
+    fn name(&self) -> &str {
+        "gateway"
+    }
+}
+
+/// Changes the running gateway when it is asked to.
+struct Control {
+    path: PathBuf,
+    program: Program,
+    phase: watch::Sender<Phase>,
+    drain_limit: Arc<Mutex<Duration>>,
+}
+
+impl Control {
+    async fn run(&self, listeners: &mut Listeners, mut watch: Watch) {
+        let (mut hangup, mut upgrade) = match (signal(SignalKind::hangup()), signal(SignalKind::user_defined2())) {
+            (Ok(hangup), Ok(upgrade)) => (hangup, upgrade),
+            (Err(error), _) | (_, Err(error)) => {
+                warn!(%error, "cannot handle signals");
+                return std::future::pending().await;
+            }
+        };
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reload(listeners, &mut watch).await,
+                () = watch.changed() => self.reload(listeners, &mut watch).await,
+                _ = upgrade.recv() => self.hand_over(listeners).await,
+            }
+        }
+    }
+
+    /// Applies the configuration as it is now, or leaves everything as it was and says why.
+    async fn reload(&self, listeners: &mut Listeners, watch: &mut Watch) {
+        let began = Instant::now();
+        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0))]);
+        match self.try_reload(listeners, watch).await {
+            Ok(changed) => info!(
+                listeners.added = changed.added,
+                listeners.removed = changed.removed,
+                listeners.kept = changed.kept,
+                elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "configuration reloaded"
+            ),
+            Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded, the old one stays"),
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    async fn try_reload(&self, listeners: &mut Listeners, watch: &mut Watch) -> anyhow::Result<listener::Changed> {
+        let path = self.path.clone();
+        let config = spawn_blocking(move || Config::load(&path)).await??;
+        let changed = listeners.apply(config.listeners.clone()).await?;
+        listeners.live().replace(&config);
+        *self.drain_limit.lock().unwrap_or_else(PoisonError::into_inner) = config.drain;
+        *watch = Watch::new(config.files);
+        Ok(changed)
+    }
+
+    async fn hand_over(&self, listeners: &Listeners) {
+        info!("upgrading: starting a successor");
+        let (program, sockets) = (self.program.clone(), listeners.sockets());
+        let succeeded = spawn_blocking(move || {
+            let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+            program.succeed(&descriptors)
+        });
+        match succeeded.await.map_err(anyhow::Error::from).flatten() {
+            Ok(process) => {
+                info!(successor.pid = process, "upgraded: the successor accepts connections");
+                notify(&[NotifyState::MainPid(process)]);
+                self.phase.send_replace(Phase::Succeeded);
+            }
+            Err(error) => error!(error = format!("{error:#}"), "not upgraded, this process goes on"),
+        }
+    }
+}
+
+/// Tells systemd, if it is there.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Tells Pingora to stop at once, but only after the drain: its own grace period is slept through in full even when
+/// there is nothing to wait for.
+struct Drain {
+    connections: Connections,
+    phase: watch::Sender<Phase>,
+    /// As the configuration says.
+    limit: Arc<Mutex<Duration>>,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        stop_signal().await;
-        info!(limit_seconds = DRAIN_MAX.as_secs(), "stopping: waiting for requests under way");
-        // Nobody listens if the service has failed already.
-        let _ = self.stop.send(true);
+        let Ok(mut signals) = StopSignals::new() else {
+            // Without a handler the signals end the process by themselves.
+            return std::future::pending().await;
+        };
+        let mut phase = self.phase.subscribe();
+        let succeeded = async {
+            // The guard must not live on.
+            let _ = phase.wait_for(|phase| *phase == Phase::Succeeded).await;
+        };
+        let is_succeeded = tokio::select! {
+            () = signals.recv() => false,
+            () = succeeded => true,
+        };
+        if is_succeeded {
+            tokio::select! {
+                0 = self.connections.drain(SUCCEEDED_DRAIN_MAX) => {
+                    info!("the last transfer has ended");
+                    return ShutdownSignal::FastShutdown;
+                }
+                () = signals.recv() => {}
+            }
+        }
+        let limit = *self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        info!(limit_seconds = limit.as_secs(), "stopping: waiting for requests under way");
+        notify(&[NotifyState::Stopping]);
+        self.phase.send_replace(Phase::Stopping);
         tokio::select! {
-            open = self.connections.drain(DRAIN_MAX) => match open {
+            open = self.connections.drain(limit) => match open {
                 0 => info!("stopped"),
                 open => warn!(connections = open, "stopped; connections were cut off"),
             },
-            () = stop_signal() => warn!("stopped by a second signal; connections were cut off"),
+            () = signals.recv() => warn!("stopped by a second signal; connections were cut off"),
         }
         ShutdownSignal::FastShutdown
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn stop_signal() {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        },
-        // Without a handler the signals end the process by themselves.
-        (Err(error), _) | (_, Err(error)) => {
-            warn!(%error, "cannot handle signals");
-            std::future::pending().await
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self, ()> {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => Ok(Self { terminate, interrupt }),
+            (Err(error), _) | (_, Err(error)) => {
+                warn!(%error, "cannot handle signals");
+                Err(())
+            }
+        }
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -1,0 +1,60 @@
+//! What a reload replaces and every request looks up.
+
+use std::net::IpAddr;
+
+use arc_swap::ArcSwap;
+use berth_names::Network;
+
+use crate::config::{Config, Upstream};
+use crate::limits::Meter;
+use crate::overview;
+
+/// The parts of the running configuration that belong to no listener.
+#[derive(Debug)]
+pub struct Live {
+    trusted_proxies: ArcSwap<Vec<Network>>,
+    upstream: ArcSwap<Upstream>,
+    /// What docker calls the registries that are bound.
+    registries: ArcSwap<Vec<String>>,
+    /// Counts go on over reloads.
+    pub meter: Meter,
+}
+
+impl Live {
+    /// Starts with what a configuration says.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
+            upstream: ArcSwap::from_pointee(config.upstream.clone()),
+            registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
+            meter: Meter::default(),
+        }
+    }
+
+    /// Goes on with what another one says. Requests under way keep what they began with.
+    pub fn replace(&self, config: &Config) {
+        self.trusted_proxies.store(config.trusted_proxies.clone().into());
+        self.upstream.store(config.upstream.clone().into());
+        self.registries.store(overview::registries(&config.listeners).into());
+    }
+
+    /// Where requests go now.
+    pub fn upstream(&self) -> arc_swap::Guard<std::sync::Arc<Upstream>> {
+        self.upstream.load()
+    }
+
+    /// What docker calls the registries that are bound: `host`, or `host:port`.
+    pub fn registries(&self) -> arc_swap::Guard<std::sync::Arc<Vec<String>>> {
+        self.registries.load()
+    }
+
+    /// Whether the word of this peer counts.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.load().iter().any(|network| network.contains(peer))
+    }
+
+    /// The proxies whose word counts.
+    pub fn trusted_proxies(&self) -> arc_swap::Guard<std::sync::Arc<Vec<Network>>> {
+        self.trusted_proxies.load()
+    }
+}

@@ -1,0 +1,136 @@
+//! Notices when a file of the configuration has changed.
+//!
+//! Directories are watched, not files: editors, certificate renewal and mounted volumes replace a file, by renaming
+//! another or by turning a symbolic link. What an event was about is not asked; whether a file is another one, is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::warn;
+
+/// How long files must be left alone before they are looked at: a certificate and its key are written one by one.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// Watches a set of files.
+pub(crate) struct Watch {
+    files: BTreeSet<PathBuf>,
+    seen: BTreeMap<PathBuf, Option<Stamp>>,
+    events: mpsc::Receiver<()>,
+    /// Watching ends when it is dropped.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Watch {
+    /// Begins to watch.
+    pub(crate) fn new(files: BTreeSet<PathBuf>) -> Self {
+        // One event waiting is as good as many.
+        let (sender, events) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |_| {
+            let _ = sender.try_send(());
+        });
+        let watcher = match watcher {
+            Ok(mut watcher) => {
+                for directory in directories(&files) {
+                    if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                        warn!(directory = %directory.display(), %error, "cannot watch: reload with SIGHUP after a change there");
+                    }
+                }
+                Some(watcher)
+            }
+            Err(error) => {
+                warn!(%error, "cannot watch files: reload with SIGHUP after a change");
+                None
+            }
+        };
+        Self { seen: stamps(&files), files, events, _watcher: watcher }
+    }
+
+    /// Resolves when a file has changed and all have been left alone for a moment.
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            if self.events.recv().await.is_none() {
+                // There is no watcher.
+                return std::future::pending().await;
+            }
+            sleep(SETTLING).await;
+            while self.events.try_recv().is_ok() {
+                sleep(SETTLING).await;
+            }
+            let now = stamps(&self.files);
+            if now != self.seen {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+}
+
+fn directories(files: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    // What a link leads to may change too.
+    let real = files.iter().filter_map(|file| fs::canonicalize(file).ok());
+    files.iter().cloned().chain(real).map(|file| parent(&file)).collect()
+}
+
+fn stamps(files: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<Stamp>> {
+    let stamp = |path: &PathBuf| {
+        let data = fs::metadata(path).ok()?;
+        Some(Stamp { device: data.dev(), inode: data.ino(), size: data.size(), modified: (data.mtime(), data.mtime_nsec()) })
+    };
+    files.iter().map(|file| (file.clone(), stamp(file))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_file_written_renamed_over_or_linked_anew_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for version in ["1", "2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("key"), version).unwrap();
+        }
+        symlink("1", at("data")).unwrap();
+        symlink("data/key", at("key")).unwrap();
+        fs::write(at("gateway.toml"), "a").unwrap();
+        let mut watch = Watch::new([at("gateway.toml"), at("key")].into());
+
+        fs::write(at("gateway.toml"), "bb").unwrap();
+        timeout(SOON, watch.changed()).await.unwrap();
+        fs::write(at("new"), "ccc").unwrap();
+        fs::rename(at("new"), at("gateway.toml")).unwrap();
+        timeout(SOON, watch.changed()).await.unwrap();
+        symlink("2", at("new")).unwrap();
+        fs::rename(at("new"), at("data")).unwrap();
+        timeout(SOON, watch.changed()).await.unwrap();
+
+        fs::write(at("something-else"), "d").unwrap();
+        assert!(timeout(SETTLING * 3, watch.changed()).await.is_err());
+    }
+}
