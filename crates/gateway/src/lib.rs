@@ -18,6 +18,6 @@ pub mod proxy;
 pub mod serve;
 mod stream;
 pub mod tls;
-mod upstream;
+pub mod upstream;
 
 pub mod cert;

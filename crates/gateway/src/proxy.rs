@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, UPGRADE};
 use http::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -22,10 +23,10 @@ use pingora::{Error, ErrorSource, ErrorType};
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use crate::config::Upstream;
 use crate::connection::{Connection, KEEPALIVE, scheme_header};
 use crate::refusal::{Api, Refusal};
-use crate::{access, head, rewrite, upstream};
+use crate::upstream::{Attempts, Broken, Pool};
+use crate::{access, head, rewrite};
 
 /// How long a client may send nothing of a body, or take nothing of an answer. A paused laptop or a slow registry mirror
 /// comes back within minutes; a vanished client should not hold a backend's upload open for longer.
@@ -54,15 +55,13 @@ const CLAIMS: [HeaderName; 3] =
 /// The proxy logic, one for all listeners.
 #[derive(Debug)]
 pub struct Gateway {
-    backend: HttpPeer,
-    /// Where it is, for the log.
-    address: Upstream,
+    pool: Pool,
 }
 
 impl Gateway {
-    /// A proxy to this backend.
-    pub fn new(upstream: Upstream) -> Self {
-        Self { backend: upstream::peer(&upstream), address: upstream }
+    /// A proxy to these backends.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
     }
 }
 
@@ -76,6 +75,8 @@ pub struct Request {
     pub(crate) connection: Option<Arc<Connection>>,
     /// Present once it has been admitted.
     pub(crate) upstream: Option<rewrite::Upstream>,
+    /// The backends it was sent to.
+    pub(crate) attempts: Attempts,
 }
 
 impl Request {
@@ -89,7 +90,7 @@ impl ProxyHttp for Gateway {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request { started: Instant::now(), id: request_id(), connection: None, upstream: None }
+        Request { started: Instant::now(), id: request_id(), connection: None, upstream: None, attempts: Attempts::default() }
     }
 
     fn on_connection_reuse(&self, _: &mut Session, request: &mut Request, connection: Box<dyn Any + Send + Sync>) {
@@ -116,8 +117,19 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        Ok(Box::new(self.backend.clone()))
+    async fn upstream_peer(&self, _: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
+        request.attempts.next(&self.pool)
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, request: &mut Request, mut error: Box<Error>) -> Box<Error> {
+        request.attempts.connect_failed(&mut error, !session.retry_buffer_truncated());
+        error
+    }
+
+    /// Called before each piece of a body is sent, and at its end, also that of an empty one.
+    async fn request_body_filter(&self, _: &mut Session, _: &mut Option<Bytes>, _: bool, request: &mut Request) -> pingora::Result<()> {
+        request.attempts.begun();
+        Ok(())
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, head: &mut RequestHeader, request: &mut Request) -> pingora::Result<()> {
@@ -137,24 +149,24 @@ impl ProxyHttp for Gateway {
     }
 
     async fn response_filter(&self, _: &mut Session, head: &mut ResponseHeader, request: &mut Request) -> pingora::Result<()> {
-        if head.status.is_informational() { Ok(()) } else { head.insert_header(X_REQUEST_ID, request.id.clone()) }
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        request.attempts.answered();
+        head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
-    /// Pingora's default, less its context: the error is logged with the backend's real address.
+    /// In place of Pingora's default, which repeats a PUT.
     fn error_while_proxy(
         &self,
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        _: &mut Request,
-        client_reused: bool,
+        request: &mut Request,
+        was_reused: bool,
     ) -> Box<Error> {
-        if session.req_header().method.is_idempotent() && !session.retry_buffer_truncated() {
-            // A kept connection may have been closed by the backend just then.
-            error.retry.decide_reuse(client_reused);
-        } else {
-            error.set_retry(false);
-        }
+        let is_safe = session.req_header().method.is_safe();
+        request.attempts.broke(&mut error, Broken { was_reused, is_safe, is_kept: !session.retry_buffer_truncated() });
         error
     }
 
@@ -164,7 +176,8 @@ impl ProxyHttp for Gateway {
             None => debug!(request.id = request.id(), %error, "client went away"),
             Some(Refusal::Internal) => error!(request.id = request.id(), %error, "request failed"),
             Some(refusal) if refusal.status().is_server_error() => {
-                warn!(request.id = request.id(), backend.address = %self.address, %error, "backend failed");
+                let address = request.attempts.address().map(tracing::field::display);
+                warn!(request.id = request.id(), backend.address = address, %error, "backend failed");
             }
             Some(_) => debug!(request.id = request.id(), %error, "bad request"),
         }

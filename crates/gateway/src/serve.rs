@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::background::background_service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -16,12 +17,14 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::listener::{Connections, ListenerService, Socket};
 use crate::proxy::Gateway;
+use crate::upstream::{Pool, Probes};
 
 /// How long requests that are under way may go on after a signal to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// A gateway whose sockets listen, though nobody accepts on them yet.
 pub struct Bound {
+    pool: Pool,
     service: ListenerService,
     connections: Connections,
     stop: watch::Sender<bool>,
@@ -37,17 +40,19 @@ impl Bound {
         for socket in &sockets {
             info!(listen.address = %socket.address(), scheme = socket.scheme(), "listening");
         }
-        let mut proxy = HttpProxy::new(Gateway::new(config.upstream), Arc::new(server_conf()));
+        let pool = Pool::new(&[config.upstream.into()])?;
+        let mut proxy = HttpProxy::new(Gateway::new(pool.clone()), Arc::new(server_conf()));
         proxy.handle_init_modules();
         let connections = Connections::default();
         let (stop, stopping) = watch::channel(false);
-        Ok(Self { service: ListenerService::new(sockets, proxy, connections.clone(), stopping), connections, stop })
+        Ok(Self { pool, service: ListenerService::new(sockets, proxy, connections.clone(), stopping), connections, stop })
     }
 
     /// Serves until the process is told to stop and requests under way have ended.
     pub fn run(self) {
         let mut server = Server::new_with_opt_and_conf(None, server_conf());
         server.add_service(self.service);
+        server.add_service(background_service("probes", Probes::new(move || self.pool.clone())));
         let drain = DrainOnSignal { connections: self.connections, stop: self.stop };
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
     }
