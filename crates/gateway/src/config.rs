@@ -15,15 +15,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_names::Scheme;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::CertifiedKey;
 use toml::Spanned;
 
 use crate::bindings::{Bindings, Bound, Listener};
 use crate::tls::{self, Certificates};
+use crate::upstream::{Address, Server, Tls};
 
 pub use problem::Problem;
 use problem::Problems;
-use table::{BindingTable, File, UpstreamTable};
+use table::{BindingTable, File, ServerTable, UpstreamTable};
 
 /// Longest path of a Unix socket, in bytes (the kernel's `sun_path`, less its NUL).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -33,6 +36,8 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub struct Config {
     /// Where the backend listens.
     pub upstream: Upstream,
+    /// The backends, if there may be several.
+    pub servers: Vec<Server>,
     /// What to listen on, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
     /// How many bindings the file has.
@@ -117,31 +122,49 @@ impl Config {
         let mut problems = Problems::of(text);
         let file: File = toml::from_str(text).map_err(|error| vec![problems.syntax(&error)])?;
         let bindings = file.bindings.len();
-        let upstream = upstream(file.upstream, directory, &mut problems);
+        let servers: Vec<_> = file.upstream.get_ref().servers.iter().filter_map(|server| self::server(server, directory)).collect();
+        let upstream =
+            if servers.is_empty() { upstream(file.upstream, directory, &mut problems) } else { Some(Upstream::Unix(PathBuf::new())) };
         let listeners = listeners(file.bindings, directory, &mut problems);
         match upstream {
-            Some(upstream) if problems.is_empty() => Ok(Self { upstream, listeners, bindings }),
+            Some(upstream) if problems.is_empty() => Ok(Self { upstream, servers, listeners, bindings }),
             _ => Err(problems.into_sorted()),
         }
     }
 }
 
+fn server(table: &ServerTable, directory: &Path) -> Option<Server> {
+    let address = match (&table.unix, table.tcp) {
+        (Some(path), None) => Address::Unix(directory.join(path)),
+        (None, Some(address)) => Address::Tcp(address.into()),
+        _ => return None,
+    };
+    let tls = match (&table.server_name, &table.ca) {
+        (Some(name), Some(ca)) => {
+            let roots: Vec<_> = CertificateDer::pem_file_iter(directory.join(ca)).ok()?.collect::<Result<_, _>>().ok()?;
+            Some(Tls::new(name, &roots).ok()?)
+        }
+        _ => None,
+    };
+    Some(Server { address, tls })
+}
+
 fn upstream(table: Spanned<UpstreamTable>, directory: &Path, problems: &mut Problems<'_>) -> Option<Upstream> {
     let span = table.span();
     match table.into_inner() {
-        UpstreamTable { unix: Some(path), tcp: None } => {
+        UpstreamTable { unix: Some(path), tcp: None, .. } => {
             let socket = directory.join(path.get_ref());
             if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
                 problems.add(path.span(), format!("a Unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes: {}", socket.display()));
             }
             Some(Upstream::Unix(socket))
         }
-        UpstreamTable { unix: None, tcp: Some(address) } => Some(Upstream::Tcp(address.into())),
-        UpstreamTable { unix: Some(_), tcp: Some(_) } => {
+        UpstreamTable { unix: None, tcp: Some(address), .. } => Some(Upstream::Tcp(address.into())),
+        UpstreamTable { unix: Some(_), tcp: Some(_), .. } => {
             problems.add(span, "the backend has one address: write either `unix` or `tcp`");
             None
         }
-        UpstreamTable { unix: None, tcp: None } => {
+        UpstreamTable { unix: None, tcp: None, .. } => {
             problems.add(span, "where is the backend? Write `unix = \"/run/berth/backend.sock\"` or `tcp = \"127.0.0.1:8081\"`");
             None
         }

@@ -40,7 +40,7 @@ impl Bound {
         for socket in &sockets {
             info!(listen.address = %socket.address(), scheme = socket.scheme(), "listening");
         }
-        let pool = Pool::new(&[config.upstream.into()])?;
+        let pool = if config.servers.is_empty() { Pool::new(&[config.upstream.into()])? } else { Pool::new(&config.servers)? };
         let mut proxy = HttpProxy::new(Gateway::new(pool.clone()), Arc::new(server_conf()));
         proxy.handle_init_modules();
         let connections = Connections::default();

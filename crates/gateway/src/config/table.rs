@@ -27,6 +27,21 @@ pub(super) struct UpstreamTable {
     pub unix: Option<Spanned<PathBuf>>,
     /// IP address and port of the backend.
     pub tcp: Option<Address>,
+    /// Or several.
+    #[serde(default, rename = "server")]
+    pub servers: Vec<ServerTable>,
+}
+
+/// `[[upstream.server]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerTable {
+    pub unix: Option<PathBuf>,
+    pub tcp: Option<Address>,
+    #[serde(default, rename = "tls")]
+    pub _tls: bool,
+    pub server_name: Option<String>,
+    pub ca: Option<PathBuf>,
 }
 
 /// `[[binding]]`.
