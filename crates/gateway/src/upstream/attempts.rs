@@ -125,7 +125,7 @@ impl Attempts {
         let is_ours = matches!(error.etype(), ErrorType::InternalError | ErrorType::SocketError | ErrorType::BindError);
         if let (Some((choice, member)), Some(pool), false) = (self.member(), &self.pool, is_ours) {
             debug!(backend.address = %member.health.address, %error, "attempt failed");
-            member.health.failed(pool.now_ms(), choice.is_trial, &error.etype().as_str());
+            member.health.failed(pool.now_ms(), choice.is_trial, error);
         }
     }
 
@@ -134,7 +134,7 @@ impl Attempts {
     fn may_go_on(&self) -> bool {
         let Some(pool) = &self.pool else { return false };
         let waited = self.first.map_or(Duration::ZERO, |first| first.elapsed());
-        self.made < ATTEMPTS_MAX && pool.has_other(self.tried) && (waited < CONNECT_MAX || pool.has_better(self.tried, pool.now_ms()))
+        self.made < ATTEMPTS_MAX && pool.has_other(self.tried) && (waited < CONNECT_MAX || pool.has_good(self.tried, pool.now_ms()))
     }
 
     fn may_replay(&mut self, was_reused: bool) -> bool {

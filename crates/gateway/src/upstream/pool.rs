@@ -142,8 +142,8 @@ impl Pool {
     }
 
     /// Whether a server that is up has not been tried.
-    pub(super) fn has_better(&self, tried: Tried, now_ms: u64) -> bool {
-        self.untried(tried, 0).any(|(_, member)| matches!(member.health.rank(now_ms), Rank::Up(_) | Rank::Trial))
+    pub(super) fn has_good(&self, tried: Tried, now_ms: u64) -> bool {
+        self.untried(tried, 0).any(|(_, member)| matches!(member.health.rank(now_ms), Rank::Up(_)))
     }
 
     /// Whether there is a server that has not been tried.

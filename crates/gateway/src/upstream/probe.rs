@@ -66,7 +66,7 @@ async fn probe_all(connector: &Arc<Connector>, pool: &Pool) {
         probes.spawn(async move {
             match timeout(PROBE_MAX, probe(&connector, &peer)).await {
                 Ok(Ok(())) => health.probe_passed(pool.now_ms()),
-                Ok(Err(error)) => health.probe_failed(&format_args!("its health check failed: {}", error.etype().as_str())),
+                Ok(Err(error)) => health.probe_failed(&format_args!("its health check failed: {error}")),
                 Err(_) => health.probe_failed(&"its health check took too long"),
             }
         });

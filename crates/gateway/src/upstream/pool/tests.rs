@@ -94,13 +94,13 @@ fn the_least_bad_server_is_tried_when_all_are_down() {
     assert_eq!(choose(tried(&[1, 2])), Some((0, false)));
     assert_eq!(choose(tried(&[0, 1, 2])), None);
     assert!(pool.has_other(tried(&[0, 1])) && !pool.has_other(tried(&[0, 1, 2])));
-    assert!(!pool.has_better(tried(&[]), 40));
+    assert!(!pool.has_good(tried(&[]), 40));
     // One that answers, though not well, is better than one that does not.
     health(&pool, 0).answered();
     health(&pool, 0).probe_failed(&"503");
     health(&pool, 0).probe_failed(&"503");
     assert_eq!(choose(tried(&[])), Some((0, false)));
-    assert!(!pool.has_better(tried(&[]), 40));
+    assert!(!pool.has_good(tried(&[]), 40));
 }
 
 #[test]
