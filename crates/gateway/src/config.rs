@@ -10,10 +10,8 @@ mod table;
 mod upstream;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +19,7 @@ use berth_names::Network;
 use toml::Spanned;
 
 use crate::bindings::Listener;
+use crate::upstream::Server;
 
 pub use problem::Problem;
 use problem::Problems;
@@ -39,32 +38,14 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// How long requests that are under way may go on after a signal to stop.
     pub drain: Duration,
-    /// Where the backend listens.
-    pub upstream: Upstream,
+    /// The backends: at least one, and all different.
+    pub servers: Vec<Server>,
     /// What to listen on, in the order of the file.
     pub listeners: Vec<Listener>,
     /// How many bindings the file has.
     pub bindings: usize,
     /// The files that it was made from: itself, and every certificate and key.
     pub files: BTreeSet<PathBuf>,
-}
-
-/// Where the backend listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
-    /// A Unix socket.
-    Unix(PathBuf),
-    /// A TCP address.
-    Tcp(SocketAddr),
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => path.display().fmt(f),
-            Self::Tcp(address) => address.fmt(f),
-        }
-    }
 }
 
 /// Why there is no configuration.
@@ -111,14 +92,13 @@ impl Config {
         let bindings = file.bindings.len();
         let mut files = Files::new(directory);
         let drain = drain(file.drain_timeout_s.as_ref(), &mut problems);
-        let upstream = upstream::read(file.upstream, &mut files, &mut problems);
+        let servers = upstream::read(file.upstream, &mut files, &mut problems);
         let defaults = limits::read(&file.limits, &Default::default(), &mut problems);
         let listeners = binding::Reader::new(&mut files, &mut problems, &file.trusted_proxies, defaults).listeners(file.bindings);
-        match upstream {
-            Some(upstream) if problems.is_empty() => {
-                Ok(Self { trusted_proxies: file.trusted_proxies, drain, upstream, listeners, bindings, files: files.read })
-            }
-            _ => Err(problems.into_sorted()),
+        if problems.is_empty() {
+            Ok(Self { trusted_proxies: file.trusted_proxies, drain, servers, listeners, bindings, files: files.read })
+        } else {
+            Err(problems.into_sorted())
         }
     }
 }

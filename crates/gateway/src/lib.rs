@@ -22,7 +22,7 @@ pub mod proxy;
 mod proxy_protocol;
 mod stream;
 pub mod tls;
-mod upstream;
+pub mod upstream;
 
 pub mod handover;
 pub mod serve;

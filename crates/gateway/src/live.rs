@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use arc_swap::ArcSwap;
 use berth_names::Network;
 
-use crate::config::{Config, Upstream};
+use crate::config::Config;
 use crate::limits::Meter;
 use crate::overview;
+use crate::upstream::{Pool, PoolError};
 
 /// The parts of the running configuration that belong to no listener.
 #[derive(Debug)]
 pub struct Live {
     trusted_proxies: ArcSwap<Vec<Network>>,
-    upstream: ArcSwap<Upstream>,
+    pool: ArcSwap<Pool>,
     /// What docker calls the registries that are bound.
     registries: ArcSwap<Vec<String>>,
     /// Counts go on over reloads.
@@ -22,25 +23,32 @@ pub struct Live {
 
 impl Live {
     /// Starts with what a configuration says.
-    pub fn new(config: &Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If its backends make no pool.
+    pub fn new(config: &Config) -> Result<Self, PoolError> {
+        Ok(Self {
             trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
-            upstream: ArcSwap::from_pointee(config.upstream.clone()),
+            pool: ArcSwap::from_pointee(Pool::new(&config.servers)?),
             registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
             meter: Meter::default(),
-        }
+        })
     }
 
     /// Goes on with what another one says. Requests under way keep what they began with.
-    pub fn replace(&self, config: &Config) {
+    ///
+    /// # Errors
+    /// If its backends make no pool; then nothing has changed.
+    pub fn replace(&self, config: &Config) -> Result<(), PoolError> {
+        self.pool.store(self.pool.load().replaced_by(&config.servers)?.into());
         self.trusted_proxies.store(config.trusted_proxies.clone().into());
-        self.upstream.store(config.upstream.clone().into());
         self.registries.store(overview::registries(&config.listeners).into());
+        Ok(())
     }
 
-    /// Where requests go now.
-    pub fn upstream(&self) -> arc_swap::Guard<std::sync::Arc<Upstream>> {
-        self.upstream.load()
+    /// The backends that requests go to now.
+    pub fn pool(&self) -> Pool {
+        Pool::clone(&self.pool.load())
     }
 
     /// What docker calls the registries that are bound: `host`, or `host:port`.

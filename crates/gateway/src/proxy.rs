@@ -32,7 +32,8 @@ use crate::live::Live;
 use crate::own::Own;
 use crate::refusal::{Api, Refusal};
 use crate::rewrite::{Action, Arrival, Meaning};
-use crate::{access, head, rewrite, upstream};
+use crate::upstream::{Attempts, Broken};
+use crate::{access, head, rewrite};
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -80,6 +81,8 @@ pub struct Request {
     pub(crate) upstream: Option<rewrite::Upstream>,
     /// Why the gateway answered itself, if it did.
     pub(crate) refusal: Option<Refusal>,
+    /// The backends it was sent to.
+    pub(crate) attempts: Attempts,
     /// How much of its body has come.
     pace: Pace,
     _admission: Admission,
@@ -95,6 +98,7 @@ impl Request {
             binding: None,
             upstream: None,
             refusal: None,
+            attempts: Attempts::default(),
             pace: Pace::default(),
             _admission: Admission::default(),
         }
@@ -140,7 +144,9 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Called before each piece of a body is sent, and at its end, also that of an empty one.
     async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, _: bool, request: &mut Request) -> pingora::Result<()> {
+        request.attempts.begun();
         let least = request.binding.as_ref().and_then(|binding| binding.limits.min_body_bytes_per_second);
         match least {
             Some(least) if request.pace.is_below(least, body.as_ref().map_or(0, Bytes::len)) => {
@@ -151,8 +157,13 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        Ok(Box::new(upstream::peer(&self.live.upstream())))
+    async fn upstream_peer(&self, _: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
+        request.attempts.next(&self.live.pool())
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, request: &mut Request, mut error: Box<Error>) -> Box<Error> {
+        request.attempts.connect_failed(&mut error, !session.retry_buffer_truncated());
+        error
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, head: &mut RequestHeader, request: &mut Request) -> pingora::Result<()> {
@@ -174,24 +185,24 @@ impl ProxyHttp for Gateway {
     }
 
     async fn response_filter(&self, _: &mut Session, head: &mut ResponseHeader, request: &mut Request) -> pingora::Result<()> {
-        if head.status.is_informational() { Ok(()) } else { head.insert_header(X_REQUEST_ID, request.id.clone()) }
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        request.attempts.answered();
+        head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
-    /// Pingora's default, less its context: the error is logged with the backend's real address.
+    /// In place of Pingora's default, which repeats a PUT.
     fn error_while_proxy(
         &self,
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        _: &mut Request,
-        client_reused: bool,
+        request: &mut Request,
+        was_reused: bool,
     ) -> Box<Error> {
-        if session.req_header().method.is_idempotent() && !session.retry_buffer_truncated() {
-            // A kept connection may have been closed by the backend just then.
-            error.retry.decide_reuse(client_reused);
-        } else {
-            error.set_retry(false);
-        }
+        let is_safe = session.req_header().method.is_safe();
+        request.attempts.broke(&mut error, Broken { was_reused, is_safe, is_kept: !session.retry_buffer_truncated() });
         error
     }
 
@@ -201,7 +212,8 @@ impl ProxyHttp for Gateway {
             None => debug!(request.id = request.id(), %error, "client went away"),
             Some(Refusal::Internal) => error!(request.id = request.id(), %error, "request failed"),
             Some(refusal) if refusal.status().is_server_error() => {
-                warn!(request.id = request.id(), backend.address = %self.live.upstream(), %error, "backend failed");
+                let address = request.attempts.address().map(tracing::field::display);
+                warn!(request.id = request.id(), backend.address = address, %error, "backend failed");
             }
             Some(_) => debug!(request.id = request.id(), %error, "bad request"),
         }

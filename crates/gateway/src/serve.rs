@@ -21,6 +21,7 @@ use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::Service;
+use pingora::services::background::background_service;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -33,6 +34,7 @@ use crate::handover::{Predecessor, Program};
 use crate::listener::{self, Accepting, Connections, Inherited, Listeners};
 use crate::live::Live;
 use crate::proxy::Gateway;
+use crate::upstream::Probes;
 use crate::watch::Watch;
 
 /// How long a predecessor goes on with what is under way. Its successor serves everybody else, so there is no hurry; a
@@ -55,6 +57,7 @@ pub struct Bound {
     sockets: Vec<(StdListener, Listener)>,
     predecessor: Option<Predecessor>,
     program: Program,
+    live: Arc<Live>,
 }
 
 impl Bound {
@@ -69,12 +72,13 @@ impl Bound {
             Ok((socket.with_context(|| format!("cannot listen on {}", listener.address))?, listener))
         };
         let sockets = config.listeners.iter().cloned().map(bind).collect::<anyhow::Result<_>>()?;
-        Ok(Self { path: path.to_owned(), config, sockets, predecessor, program: Program::current()? })
+        let live = Arc::new(Live::new(&config)?);
+        Ok(Self { path: path.to_owned(), config, sockets, predecessor, program: Program::current()?, live })
     }
 
     /// Serves until the process is told to stop and requests under way have ended.
     pub fn run(self) {
-        let live = Arc::new(Live::new(&self.config));
+        let (live, probed) = (Arc::clone(&self.live), self.live);
         let mut proxy = HttpProxy::new(Gateway::new(Arc::clone(&live)), Arc::new(server_conf()));
         proxy.handle_init_modules();
         let accepting = Accepting { proxy: Arc::new(proxy), live, connections: Connections::default() };
@@ -88,6 +92,7 @@ impl Bound {
         };
         let mut server = Server::new_with_opt_and_conf(None, server_conf());
         server.add_service(service);
+        server.add_service(background_service("probes", Probes::new(move || probed.pool())));
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
     }
 }
@@ -188,7 +193,7 @@ impl Control {
         let path = self.path.clone();
         let config = spawn_blocking(move || Config::load(&path)).await??;
         let changed = listeners.apply(config.listeners.clone()).await?;
-        listeners.live().replace(&config);
+        listeners.live().replace(&config)?;
         *self.drain_limit.lock().unwrap_or_else(PoisonError::into_inner) = config.drain;
         *watch = Watch::new(config.files);
         Ok(changed)

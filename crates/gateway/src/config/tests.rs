@@ -5,6 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
+use crate::upstream::Address;
 
 const UPSTREAM: &str = "[upstream]\nunix = \"backend.sock\"\n";
 
@@ -61,10 +62,11 @@ fn bindings_are_grouped_by_address() {
 
 #[test]
 fn paths_are_relative_to_the_file() {
-    let Upstream::Unix(socket) = parse(&plain("127.0.0.1:1")).unwrap().upstream else { panic!("a Unix socket") };
+    let servers = parse(&plain("127.0.0.1:1")).unwrap().servers;
+    let [Server { address: Address::Unix(socket), tls: None }] = &servers[..] else { panic!("a Unix socket: {servers:?}") };
     assert!(socket.is_absolute() && socket.ends_with("backend.sock"));
     let config = Config::parse(&format!("[upstream]\nunix = \"run/b.sock\"\n{}", plain("127.0.0.1:1")), Path::new("")).unwrap();
-    assert_eq!(config.upstream, Upstream::Unix("run/b.sock".into()));
+    assert_eq!(config.servers[0].address, Address::Unix("run/b.sock".into()));
 }
 
 #[test]
@@ -102,6 +104,11 @@ fn the_backend_has_one_address() {
         ("[upstream]\nunix = \"a\"\ntcp = \"127.0.0.1:1\"\n", "either `unix` or `tcp`"),
         ("[upstream]\ntcp = \"backend:8081\"\n", "write an IP address and a port"),
         ("[upstream]\nsocket = \"a\"\n", "unknown field `socket`"),
+        ("[upstream]\nunix = \"a\"\n[[upstream.server]]\nunix = \"b\"\n", "every backend has its address there"),
+        ("[[upstream.server]]\nunix = \"b\"\n[[upstream.server]]\nunix = \"b\"\n", "b is named twice"),
+        ("[[upstream.server]]\ntcp = \"127.0.0.1:1\"\ntls = true\n", "`tls = true` needs `ca`"),
+        ("[[upstream.server]]\nunix = \"b\"\ntls = true\nca = \"a\"\n", "a Unix socket needs no TLS"),
+        ("[[upstream.server]]\ntcp = \"127.0.0.1:1\"\nca = \"a\"\n", "belong to `tls = true`"),
         ("", "missing field `upstream`"),
     ] {
         let problems = Config::parse(&format!("{upstream}{}", plain("127.0.0.1:1")), Path::new("")).unwrap_err();

@@ -108,6 +108,12 @@ impl Site {
         }
     }
 
+    /// The same place, with `[upstream]` holding this.
+    pub(crate) fn with_upstream(mut self, upstream: String) -> Self {
+        self.upstream = upstream;
+        self
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
