@@ -20,4 +20,5 @@ mod stream;
 pub mod tls;
 mod upstream;
 
+pub mod acme;
 pub mod cert;
