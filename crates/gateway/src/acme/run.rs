@@ -160,6 +160,7 @@ impl Acme {
             }
         };
         self.note(name).await?;
+        info!(acme.name = %name, acme.challenge = %settings.challenge, "ordering a certificate");
         let pem = order::certificate(account, name, settings.challenge, &self.answer).await?;
         let certificate = Certificate::from_pem(pem.as_bytes(), name, SystemTime::now()).context("what was issued cannot be used")?;
         let (acme, kept) = (Arc::clone(self), name.clone());

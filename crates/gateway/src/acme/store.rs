@@ -8,9 +8,10 @@
 //! - One process at a time orders certificates: the one that holds the [`Lock`].
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
@@ -60,11 +61,11 @@ impl Store {
             .create(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         let store = Self(directory);
-        // To know now and not when a certificate has been issued that can't be kept.
-        let probe = store.path("probe");
+        // To know now and not when a certificate has been issued that can't be kept. Several processes may do so at once.
+        let probe = format!("probe-{}", process::id());
         store
-            .replace("probe", b"")
-            .and_then(|()| fs::remove_file(probe))
+            .replace(&probe, b"")
+            .and_then(|()| fs::remove_file(store.path(&probe)))
             .with_context(|| format!("cannot write in {}", store.0.display()))?;
         Ok(store)
     }
@@ -194,7 +195,6 @@ fn certificate_file(name: &Name) -> String {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)

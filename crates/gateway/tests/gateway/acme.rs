@@ -319,6 +319,25 @@ async fn a_server_that_has_forgotten_the_account_gets_it_again() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_is_cut_off_again_and_again_makes_one_account() {
+    let (pebble, state) = (Pebble::start(Options::default()).await, state());
+    let settings = settings(&pebble, state.path(), Challenge::TlsAlpn01);
+    // Shorter than an order takes: three are cut off at most, wherever they are, and the fourth of the hour may end.
+    for cut_off_ms in [15, 45, 90] {
+        let front = Front::start(settings.clone(), &pebble.options, &["a.example"]).await;
+        tokio::time::sleep(Duration::from_millis(cut_off_ms)).await;
+        drop(front);
+    }
+    let front = Front::start(settings, &pebble.options, &["a.example"]).await;
+    front.issued("a.example").await;
+    assert!(connects(&pebble, "a.example").await);
+    assert_eq!(pebble.logged("There are now 1 accounts in memory"), 1, "{}", pebble.log());
+    assert_eq!(pebble.logged("There are now 2 accounts in memory"), 0, "{}", pebble.log());
+    let files = files(state.path());
+    assert!(files.keys().all(|file| !file.ends_with(".broken")), "{files:?}");
+}
+
+#[tokio::test]
 async fn of_two_gateways_with_one_state_one_orders_and_the_other_takes_it_up() {
     let (pebble, state) = (Pebble::start(Options::default()).await, state());
     let settings = settings(&pebble, state.path(), Challenge::TlsAlpn01);
