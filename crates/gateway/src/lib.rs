@@ -28,6 +28,7 @@ pub mod handover;
 pub mod serve;
 mod watch;
 
+pub mod acme;
 pub mod cert;
 pub mod overview;
 pub mod trust;

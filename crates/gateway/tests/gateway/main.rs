@@ -3,8 +3,10 @@
 // Helpers are no test functions to clippy, but nothing else calls them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod pebble;
 mod support;
 
+mod acme;
 mod backends;
 mod cli;
 mod failures;

@@ -257,6 +257,16 @@ impl Client<TcpStream> {
 impl Client<TlsStream<TcpStream>> {
     /// Trusts one authority and asks for one server.
     pub(crate) async fn connect_tls(port: u16, server: &str, authority: &CertificateDer<'static>) -> std::io::Result<Self> {
+        Self::connect_tls_offering(port, server, authority, &["h2", "http/1.1"]).await
+    }
+
+    /// Like [`Self::connect_tls`], and offers these protocols.
+    pub(crate) async fn connect_tls_offering(
+        port: u16,
+        server: &str,
+        authority: &CertificateDer<'static>,
+        protocols: &[&str],
+    ) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -265,7 +275,7 @@ impl Client<TlsStream<TcpStream>> {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let tcp = within(TcpStream::connect(("127.0.0.1", port))).await?;
         let server = ServerName::try_from(server.to_owned()).unwrap();
         let stream = within(TlsConnector::from(Arc::new(config)).connect(server, tcp)).await?;
