@@ -14,6 +14,7 @@ mod client;
 mod name;
 mod order;
 mod pace;
+mod resolver;
 mod run;
 mod store;
 
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 
 pub use answer::{HTTP_PREFIX, TLS_ALPN, is_validation};
 pub use name::{Name, NameError};
+pub use resolver::AcmeResolver;
 
 use answer::Answer;
 use certificate::Certificate;

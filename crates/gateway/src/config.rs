@@ -3,6 +3,7 @@
 //! Every problem is reported with its line and column, all of them at once. What comes out can be served as it is:
 //! certificates are loaded, bindings are grouped by listening address and free of contradictions.
 
+mod acme;
 mod binding;
 mod limits;
 mod problem;
@@ -21,6 +22,7 @@ use toml::Spanned;
 use crate::bindings::Listener;
 use crate::upstream::Server;
 
+pub use acme::{AcmeConfig, Source};
 pub use problem::Problem;
 use problem::Problems;
 use table::File;
@@ -40,6 +42,8 @@ pub struct Config {
     pub drain: Duration,
     /// The backends: at least one, and all different.
     pub servers: Vec<Server>,
+    /// Where bindings get their certificates, if by ACME.
+    pub acme: Option<AcmeConfig>,
     /// What to listen on, in the order of the file.
     pub listeners: Vec<Listener>,
     /// How many bindings the file has.
@@ -94,9 +98,11 @@ impl Config {
         let drain = drain(file.drain_timeout_s.as_ref(), &mut problems);
         let servers = upstream::read(file.upstream, &mut files, &mut problems);
         let defaults = limits::read(&file.limits, &Default::default(), &mut problems);
-        let listeners = binding::Reader::new(&mut files, &mut problems, &file.trusted_proxies, defaults).listeners(file.bindings);
+        let mut acme = file.acme.map(|table| acme::read(table, directory, &mut problems));
+        let mut reader = binding::Reader::new(&mut files, &mut problems, &file.trusted_proxies, defaults, acme.as_mut());
+        let listeners = reader.listeners(file.bindings);
         if problems.is_empty() {
-            Ok(Self { trusted_proxies: file.trusted_proxies, drain, servers, listeners, bindings, files: files.read })
+            Ok(Self { trusted_proxies: file.trusted_proxies, drain, servers, acme, listeners, bindings, files: files.read })
         } else {
             Err(problems.into_sorted())
         }

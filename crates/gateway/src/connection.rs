@@ -27,12 +27,14 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tracing::debug;
 
+use crate::acme;
 use crate::bindings::{Binding, Listener};
 use crate::limits::{Admission, Limits};
 use crate::live::Live;
 use crate::proxy::Gateway;
 use crate::proxy_protocol;
 use crate::stream::{ClientStream, EncryptedStream};
+use crate::tls;
 
 /// How long to read what a client goes on sending after it was told that it speaks the wrong protocol.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
@@ -131,7 +133,9 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, liv
     };
     match established {
         Ok(Ok(Some((stream, connection)))) => serve_requests(stream, &Arc::new(connection), proxy, &closing).await,
-        Ok(Ok(None)) => debug!(client.address = %peer, scheme = listener.scheme.as_str(), "client spoke the wrong protocol"),
+        Ok(Ok(None)) => {
+            debug!(client.address = %peer, scheme = listener.scheme.as_str(), "no request: the wrong protocol, or a validation")
+        }
         // Port scans, health checks and clients that don't trust us: nothing an operator could act on.
         Ok(Err(error)) => debug!(client.address = %peer, %error, "no connection"),
         Err(_) => debug!(client.address = %peer, "handshake took too long"),
@@ -184,6 +188,12 @@ async fn establish(
         (Scheme::Https, true) => {
             let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let hello = start.client_hello();
+            if acme::is_validation(&hello) {
+                let answer = hello.server_name().and_then(|name| live.acme()?.challenge_certificate(name));
+                let Some(answer) = answer else { bail!("nobody was asked to validate this name") };
+                start.into_stream(tls::for_challenge(answer)?).await?.shutdown().await?;
+                return Ok(None);
+            }
             let Some(binding) = listener.bindings.for_handshake(hello.server_name()) else { bail!("nothing is bound") };
             if !binding.access.admits(peer) {
                 bail!("not admitted");

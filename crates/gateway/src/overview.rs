@@ -17,7 +17,9 @@ pub struct Row {
     pub hosts: String,
     /// What it makes reachable.
     pub target: String,
-    /// When its certificate expires, in seconds since 1970.
+    /// It speaks TLS.
+    pub is_encrypted: bool,
+    /// When its certificate expires, in seconds since 1970. `None`: it has none, or one that changes by itself.
     pub expires: Option<i64>,
     /// What clients write, one per host that is known.
     pub urls: Vec<String>,
@@ -37,6 +39,7 @@ fn row(listener: &Listener, binding: &Binding) -> Row {
         listener: format!("{} {}", listener.scheme.as_str(), listener.address),
         hosts: pattern.unwrap_or_else(|| "any".to_owned()),
         target: target(binding),
+        is_encrypted: binding.tls.is_some(),
         expires: identity.map(|identity| identity.expires),
         urls: hosts(binding).iter().filter_map(|host| url(listener, binding, host)).collect(),
     }
@@ -92,7 +95,11 @@ pub fn registries(listeners: &[Listener]) -> Vec<String> {
 pub fn table(rows: &[Row], now: SystemTime) -> String {
     let header = ["LISTENER", "HOST", "REPOSITORY", "CERTIFICATE", "CLIENTS USE"].map(str::to_owned);
     let lines = rows.iter().map(|row| {
-        let expires = row.expires.map_or_else(|| "-".to_owned(), |at| expiry(at, now));
+        let expires = match row.expires {
+            Some(at) => expiry(at, now),
+            None if row.is_encrypted => "by ACME".to_owned(),
+            None => "-".to_owned(),
+        };
         let urls = if row.urls.is_empty() { "-".to_owned() } else { row.urls.join(", ") };
         [row.listener.clone(), row.hosts.clone(), row.target.clone(), expires, urls]
     });

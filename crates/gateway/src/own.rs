@@ -1,4 +1,4 @@
-//! Answers of the gateway's own that are no refusals: redirects for browsers, and its authority.
+//! Answers of the gateway's own that are no refusals: redirects for browsers, its authority, and what an ACME server asks for.
 
 use berth_names::Origin;
 use bytes::Bytes;
@@ -27,6 +27,12 @@ impl Own {
     pub(crate) fn redirect(to: &str) -> Result<Self, Refusal> {
         let to = HeaderValue::try_from(to).map_err(|_| Refusal::Path)?;
         Ok(Self { status: StatusCode::TEMPORARY_REDIRECT, header: (LOCATION, to), body: Bytes::new() })
+    }
+
+    /// What an ACME server wants to see.
+    pub(crate) fn challenge(answer: &str) -> Self {
+        let kind = HeaderValue::from_static("application/octet-stream");
+        Self { status: StatusCode::OK, header: (CONTENT_TYPE, kind), body: Bytes::copy_from_slice(answer.as_bytes()) }
     }
 
     /// The authority's certificate.

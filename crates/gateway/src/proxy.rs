@@ -267,7 +267,10 @@ impl Gateway {
         let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
         let (binding, action) = match rewrite::rewrite(arrival, &head.method, target, hosts)? {
             Meaning::Bound(binding, action) => (binding, action),
-            Meaning::AcmeChallenge(_) => return Err(Refusal::NotFound),
+            Meaning::AcmeChallenge(token) => {
+                let answer = self.live.acme().and_then(|acme| acme.http_answer(&token)).ok_or(Refusal::NotFound)?;
+                return Ok(Answer::Own(Own::challenge(&answer)));
+            }
         };
         request.binding = Some(Arc::clone(&binding));
         if raw_head.len() > binding.limits.header_bytes || head.headers.len() > binding.limits.header_fields {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use berth_names::{Authority, Origin, RepositoryKey, Scheme};
 use http::Method;
 
+use crate::acme::HTTP_PREFIX;
 use crate::bindings::{Binding, Bound, Listener};
 use crate::forwarded::Forwarded;
 use crate::refusal::Refusal;
@@ -22,9 +23,6 @@ pub const AUTHORITY_PATH: &str = "/_ca.pem";
 
 /// How to make clients trust that authority, on a console binding.
 pub const TRUST_PATH: &str = "/_trust";
-
-/// What an ACME server asks for, over plain HTTP; the token follows (RFC 8555 section 8.3).
-const ACME_PATH: &str = "/.well-known/acme-challenge/";
 
 /// How a request arrived.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +103,7 @@ pub fn rewrite<'a>(
     check_path(target.path)?;
     check_query(target.query)?;
     if listener.scheme == Scheme::Http
-        && let Some(token) = target.path.strip_prefix(ACME_PATH)
+        && let Some(token) = target.path.strip_prefix(HTTP_PREFIX)
     {
         return Ok(Meaning::AcmeChallenge(token.into()));
     }

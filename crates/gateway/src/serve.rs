@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
+use crate::acme::Acme;
 use crate::bindings::Listener;
 use crate::config::Config;
 use crate::handover::{Predecessor, Program};
@@ -130,8 +131,10 @@ impl Service for GatewayService {
                 }
                 notify(&[NotifyState::Ready]);
                 let watch = Watch::new(start.config.files);
+                let mut orders = Orders::default();
+                orders.follow(listeners.live().acme());
                 tokio::select! {
-                    () = self.control.run(&mut listeners, watch) => {}
+                    () = self.control.run(&mut listeners, watch, &mut orders) => {}
                     _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
                 }
                 listeners.close().await;
@@ -155,7 +158,7 @@ struct Control {
 }
 
 impl Control {
-    async fn run(&self, listeners: &mut Listeners, mut watch: Watch) {
+    async fn run(&self, listeners: &mut Listeners, mut watch: Watch, orders: &mut Orders) {
         let (mut hangup, mut upgrade) = match (signal(SignalKind::hangup()), signal(SignalKind::user_defined2())) {
             (Ok(hangup), Ok(upgrade)) => (hangup, upgrade),
             (Err(error), _) | (_, Err(error)) => {
@@ -165,15 +168,15 @@ impl Control {
         };
         loop {
             tokio::select! {
-                _ = hangup.recv() => self.reload(listeners, &mut watch).await,
-                () = watch.changed() => self.reload(listeners, &mut watch).await,
+                _ = hangup.recv() => self.reload(listeners, &mut watch, orders).await,
+                () = watch.changed() => self.reload(listeners, &mut watch, orders).await,
                 _ = upgrade.recv() => self.hand_over(listeners).await,
             }
         }
     }
 
     /// Applies the configuration as it is now, or leaves everything as it was and says why.
-    async fn reload(&self, listeners: &mut Listeners, watch: &mut Watch) {
+    async fn reload(&self, listeners: &mut Listeners, watch: &mut Watch, orders: &mut Orders) {
         let began = Instant::now();
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0))]);
         match self.try_reload(listeners, watch).await {
@@ -186,6 +189,7 @@ impl Control {
             ),
             Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded, the old one stays"),
         }
+        orders.follow(listeners.live().acme());
         notify(&[NotifyState::Ready]);
     }
 
@@ -214,6 +218,30 @@ impl Control {
             }
             Err(error) => error!(error = format!("{error:#}"), "not upgraded, this process goes on"),
         }
+    }
+}
+
+/// The task that orders certificates, if there is one.
+#[derive(Default)]
+struct Orders(Option<(Arc<Acme>, watch::Sender<bool>)>);
+
+impl Orders {
+    /// Orders what the configuration wants now. What was ordered for an earlier one is no longer, if that is another.
+    fn follow(&mut self, acme: Option<Arc<Acme>>) {
+        let is_same = match (&self.0, &acme) {
+            (Some((running, _)), Some(acme)) => Arc::ptr_eq(running, acme),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
+            return;
+        }
+        // Dropping the sender ends the earlier task.
+        self.0 = acme.map(|acme| {
+            let (stop, stopping) = watch::channel(false);
+            tokio::spawn(Arc::clone(&acme).run(stopping));
+            (acme, stop)
+        });
     }
 }
 

@@ -192,6 +192,19 @@ impl ServerTls {
     }
 }
 
+/// The settings of a handshake that answers an ACME server (RFC 8737): nothing else is ever sent over it.
+///
+/// # Errors
+/// As [`ServerTls::new`].
+pub fn for_challenge(certificate: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
+    config.alpn_protocols = vec![crate::acme::TLS_ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// TLS sessions that can be resumed, in all and for a binding with client certificates.
 const SESSIONS_MAX: usize = 8192;
 const CLIENT_SESSIONS_MAX: usize = 256;

@@ -10,9 +10,11 @@ use berth_names::Network;
 use toml::Spanned;
 
 use super::Files;
+use super::acme::AcmeConfig;
 use super::limits;
 use super::problem::Problems;
 use super::table::{BindingTable, RepositoryFrom};
+use crate::acme::{AcmeResolver, Name};
 use crate::bindings::{Access, Binding, Bindings, Bound, Listener, Public, ServerName};
 use crate::limits::Limits;
 use crate::tls::{self, ClientAuthority, Identity, ServerTls};
@@ -24,13 +26,20 @@ pub(super) struct Reader<'a, 'p> {
     problems: &'a mut Problems<'p>,
     trusted_proxies: &'a [Network],
     defaults: Limits,
+    acme: Option<&'a mut AcmeConfig>,
     /// Certificates by their files: a thousand bindings may share one.
     identities: HashMap<(PathBuf, PathBuf), Identity>,
 }
 
 impl<'a, 'p> Reader<'a, 'p> {
-    pub(super) fn new(files: &'a mut Files<'p>, problems: &'a mut Problems<'p>, trusted_proxies: &'a [Network], defaults: Limits) -> Self {
-        Self { files, problems, trusted_proxies, defaults, identities: HashMap::new() }
+    pub(super) fn new(
+        files: &'a mut Files<'p>,
+        problems: &'a mut Problems<'p>,
+        trusted_proxies: &'a [Network],
+        defaults: Limits,
+        acme: Option<&'a mut AcmeConfig>,
+    ) -> Self {
+        Self { files, problems, trusted_proxies, defaults, acme, identities: HashMap::new() }
     }
 
     pub(super) fn listeners(&mut self, tables: Vec<Spanned<BindingTable>>) -> Vec<Listener> {
@@ -169,6 +178,9 @@ impl<'a, 'p> Reader<'a, 'p> {
 
     /// The TLS settings of a binding. None: it has none, or none that can be used, which is then a problem.
     fn tls(&mut self, table: &BindingTable, span: Range<usize>) -> Option<ServerTls> {
+        if table.acme {
+            return self.tls_by_acme(table, span);
+        }
         let (certificate, key) = match (&table.certificate, &table.key, table.plain_http) {
             (Some(certificate), Some(key), false) => (certificate, key),
             (None, None, true) => {
@@ -201,6 +213,38 @@ impl<'a, 'p> Reader<'a, 'p> {
             Ok(tls) => Some(tls),
             Err(error) => {
                 self.problems.add(certificate.span(), error.to_string());
+                None
+            }
+        }
+    }
+
+    fn tls_by_acme(&mut self, table: &BindingTable, span: Range<usize>) -> Option<ServerTls> {
+        if table.plain_http || table.certificate.is_some() || table.key.is_some() {
+            self.problems.add(span, "`acme = true` gets the certificate by itself: remove `certificate`, `key` and `plain_http`");
+            return None;
+        }
+        let clients = self.client_authority(table);
+        let name: Name = match table.server_name().map(|name| name.text().parse()) {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                let place = table.server_name.as_ref().map_or(span, Spanned::span);
+                self.problems.add(place, format!("no certificate by ACME for this name: {error}"));
+                return None;
+            }
+            None => {
+                self.problems.add(span, "`acme = true` needs a `server_name`: the name that the certificate is for");
+                return None;
+            }
+        };
+        let Some(acme) = &mut self.acme else {
+            self.problems.add(span, "`acme = true` needs the table [acme]: who issues the certificate?");
+            return None;
+        };
+        acme.names.push(name.clone());
+        match ServerTls::with_resolver(Arc::new(AcmeResolver { source: Arc::clone(&acme.source), name }), clients.as_ref()) {
+            Ok(tls) => Some(tls),
+            Err(error) => {
+                self.problems.add(span, error.to_string());
                 None
             }
         }

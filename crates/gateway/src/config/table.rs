@@ -24,9 +24,41 @@ pub(super) struct File {
     /// The limits of every binding that says nothing else.
     #[serde(default)]
     pub limits: LimitsTable,
+    /// Where bindings with `acme = true` get their certificates.
+    pub acme: Option<Spanned<AcmeTable>>,
     /// `[[binding]]`: each makes something reachable.
     #[serde(default, rename = "binding")]
     pub bindings: Vec<Spanned<BindingTable>>,
+}
+
+/// `[acme]`: see [`crate::acme::Settings`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AcmeTable {
+    /// The operator has read and agrees to the terms of the server.
+    #[serde(default)]
+    pub terms_agreed: bool,
+    /// Default: Let's Encrypt.
+    pub directory: Option<Spanned<String>>,
+    /// A mail address, or a `mailto:` URL.
+    pub contact: Option<String>,
+    /// Directory of account and certificates.
+    pub state: PathBuf,
+    /// How names are validated.
+    #[serde(default)]
+    pub challenge: ChallengeName,
+    /// PEM file: authorities of a private server.
+    pub ca: Option<PathBuf>,
+}
+
+/// `tls-alpn-01` or `http-01`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(super) enum ChallengeName {
+    #[default]
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+    #[serde(rename = "http-01")]
+    Http01,
 }
 
 /// `[upstream]`: one backend, or several.
@@ -80,6 +112,9 @@ pub(super) struct BindingTable {
     pub certificate: Option<Spanned<PathBuf>>,
     /// PEM file: the certificate's private key.
     pub key: Option<Spanned<PathBuf>>,
+    /// Get the certificate for `server_name` by ACME.
+    #[serde(default)]
+    pub acme: bool,
     /// PEM file: clients must show a certificate that one of these authorities signed.
     pub client_ca: Option<Spanned<PathBuf>>,
     /// Speak HTTP instead of HTTPS, for clients that were told `--insecure-registry`.

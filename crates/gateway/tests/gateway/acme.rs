@@ -500,3 +500,41 @@ async fn the_log_has_what_an_operator_needs_and_no_key() {
         assert!(key.len() > 100 && !log.contains(&key[64..96]), "{file} is in the log");
     }
 }
+
+/// The real gateway, from a configuration to a certificate that clients of the issuing authority accept.
+async fn a_gateway_gets_its_certificate(challenge: &str) {
+    let pebble = Pebble::start(Options::default()).await;
+    let site = crate::support::Site::new(crate::support::echo);
+    let (tls, http) = (pebble.options.tls_port, pebble.options.http_port);
+    let (directory, ca) = (pebble.directory_url(), pebble.ca());
+    let _gateway = site
+        .start(&format!(
+            "[acme]\nterms_agreed = true\ndirectory = \"{directory}\"\nca = \"{}\"\nstate = \"acme\"\nchallenge = \"{challenge}\"\n\
+             [[binding]]\nlisten = \"127.0.0.1:{tls}\"\nserver_name = \"r.example\"\nrepository = \"docker-local\"\nacme = true\n\
+             [[binding]]\nlisten = \"127.0.0.1:{http}\"\nplain_http = true\nredirect = \"https://r.example:{tls}\"\n",
+            ca.display()
+        ))
+        .await;
+    let root = pebble.issuing_root().await;
+    let mut client = within(async {
+        loop {
+            match Client::connect_tls(tls, "r.example", &root).await {
+                Ok(client) => return client,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(client.get("/v2/", "r.example").await.status, 200);
+    assert_eq!((pebble.orders(), pebble.issued()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_gateway_gets_its_certificate_by_tls() {
+    a_gateway_gets_its_certificate("tls-alpn-01").await;
+}
+
+#[tokio::test]
+async fn a_gateway_gets_its_certificate_by_http() {
+    a_gateway_gets_its_certificate("http-01").await;
+}
