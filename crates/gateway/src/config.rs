@@ -18,12 +18,13 @@ use berth_names::Scheme;
 use rustls::sign::CertifiedKey;
 use toml::Spanned;
 
+use crate::access;
 use crate::bindings::{Bindings, Bound, Listener};
 use crate::tls::{self, Certificates};
 
 pub use problem::Problem;
 use problem::Problems;
-use table::{BindingTable, File, UpstreamTable};
+use table::{AccessLogTable, BindingTable, File, UpstreamTable};
 
 /// Longest path of a Unix socket, in bytes (the kernel's `sun_path`, less its NUL).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -37,6 +38,10 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// How many bindings the file has.
     pub bindings: usize,
+    /// How requests are written down.
+    pub access_log: access::Settings,
+    /// Where metrics and health are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Where the backend listens.
@@ -119,8 +124,11 @@ impl Config {
         let bindings = file.bindings.len();
         let upstream = upstream(file.upstream, directory, &mut problems);
         let listeners = listeners(file.bindings, directory, &mut problems);
+        let AccessLogTable { format, path } = file.access_log;
+        let access_log = access::Settings { format, path: path.map(|path| directory.join(path)) };
+        let metrics = file.metrics.map(|table| table.listen.into());
         match upstream {
-            Some(upstream) if problems.is_empty() => Ok(Self { upstream, listeners, bindings }),
+            Some(upstream) if problems.is_empty() => Ok(Self { upstream, listeners, bindings, access_log, metrics }),
             _ => Err(problems.into_sorted()),
         }
     }

@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::bindings::Listener;
+use crate::metrics::{HandshakeFailure, ListenerMetrics};
 use crate::proxy::Gateway;
 use crate::stream::ClientStream;
 
@@ -56,6 +57,9 @@ const HTTPS_REQUIRED: &[u8] =
 pub struct Connection {
     pub(crate) listener: Arc<Listener>,
     pub(crate) client: IpAddr,
+    /// The peer is a proxy whose word is taken.
+    pub(crate) is_trusted: bool,
+    pub(crate) metrics: Arc<ListenerMetrics>,
     /// The value of `X-Forwarded-For` and `X-Real-IP`.
     pub(crate) client_header: HeaderValue,
     /// The value of `X-Forwarded-Port`.
@@ -64,10 +68,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(listener: Arc<Listener>, client: IpAddr) -> Self {
+    fn new(listener: Arc<Listener>, client: IpAddr, metrics: Arc<ListenerMetrics>) -> Self {
         let client_header = HeaderValue::try_from(client.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let port_header = HeaderValue::from(listener.port);
-        Self { listener, client, client_header, port_header, has_head: AtomicBool::new(false) }
+        Self { listener, client, is_trusted: false, metrics, client_header, port_header, has_head: AtomicBool::new(false) }
     }
 
     /// The head of a request has arrived: it is no longer the client who is waited for.
@@ -89,12 +93,14 @@ pub(crate) async fn serve(
     tcp: TcpStream,
     client: SocketAddr,
     listener: Arc<Listener>,
+    metrics: Arc<ListenerMetrics>,
     tls: Option<Arc<Acceptor>>,
     proxy: Arc<HttpProxy<Gateway>>,
     mut shutdown: ShutdownWatch,
 ) {
+    let _open = metrics.opened();
     // An IPv4 client is the same client on an IPv6 socket.
-    let connection = Arc::new(Connection::new(listener, client.ip().to_canonical()));
+    let connection = Arc::new(Connection::new(listener, client.ip().to_canonical(), metrics));
     let stream = tokio::select! {
         stream = timeout(HANDSHAKE_MAX, establish(tcp, tls)) => stream,
         _ = shutdown.wait_for(|stopping| *stopping) => return,
@@ -102,11 +108,19 @@ pub(crate) async fn serve(
     match stream {
         Ok(Ok(Some(stream))) => serve_requests(stream, &connection, &proxy, &shutdown).await,
         Ok(Ok(None)) => {
+            let is_https = connection.listener.scheme == Scheme::Https;
+            connection.metrics.handshake_failed(if is_https { HandshakeFailure::PlainHttp } else { HandshakeFailure::UnexpectedTls });
             debug!(client.address = %connection.client, scheme = connection.listener.scheme.as_str(), "client spoke the wrong protocol")
         }
         // Port scans, health checks and clients that don't trust us: nothing an operator could act on.
-        Ok(Err(error)) => debug!(client.address = %connection.client, %error, "handshake failed"),
-        Err(_) => debug!(client.address = %connection.client, "handshake took too long"),
+        Ok(Err(error)) => {
+            connection.metrics.handshake_failed(HandshakeFailure::of(&error.to_string()));
+            debug!(client.address = %connection.client, %error, "handshake failed");
+        }
+        Err(_) => {
+            connection.metrics.handshake_failed(HandshakeFailure::Timeout);
+            debug!(client.address = %connection.client, "handshake took too long");
+        }
     }
 }
 

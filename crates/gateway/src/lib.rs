@@ -11,10 +11,14 @@ pub mod head;
 pub mod refusal;
 pub mod rewrite;
 
-mod access;
+pub mod access;
+pub mod admin;
 pub mod connection;
 pub mod listener;
+pub mod metrics;
+pub mod observe;
 pub mod proxy;
+mod request_id;
 pub mod serve;
 mod stream;
 pub mod tls;

@@ -32,6 +32,7 @@ use tracing::warn;
 use crate::bindings::Listener;
 use crate::config::ListenerConfig;
 use crate::connection;
+use crate::metrics::{ListenerMetrics, Metrics};
 use crate::proxy::Gateway;
 use crate::tls::{self, CertificateResolver};
 
@@ -49,6 +50,7 @@ pub struct Socket {
     address: SocketAddr,
     socket: StdListener,
     listener: Arc<Listener>,
+    metrics: Arc<ListenerMetrics>,
     tls: Option<Arc<Acceptor>>,
 }
 
@@ -57,13 +59,14 @@ impl Socket {
     ///
     /// # Errors
     /// If the address can't be had.
-    pub fn bind(config: ListenerConfig) -> anyhow::Result<Self> {
+    pub fn bind(config: ListenerConfig, metrics: &Metrics) -> anyhow::Result<Self> {
         let socket = listen(config.address).with_context(|| format!("cannot listen on {}", config.address))?;
         let address = socket.local_addr()?;
         let listener = Arc::new(config.listener(address.port()));
         let tls =
             config.certificates.map(|certificates| tls::server_config(Arc::new(CertificateResolver::new(certificates)))).transpose()?;
-        Ok(Self { address, socket, listener, tls: tls.map(|tls| Arc::new(Acceptor::from_server_config(Arc::new(tls)))) })
+        let metrics = metrics.listener(address);
+        Ok(Self { address, socket, listener, metrics, tls: tls.map(|tls| Arc::new(Acceptor::from_server_config(Arc::new(tls)))) })
     }
 
     /// The address that it listens on.
@@ -175,7 +178,7 @@ struct Accepting {
 }
 
 impl Accepting {
-    async fn run(self, Socket { address, socket, listener, tls }: Socket) {
+    async fn run(self, Socket { address, socket, listener, metrics, tls }: Socket) {
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => return warn!(listen.address = %address, %error, "cannot accept connections"),
@@ -184,11 +187,11 @@ impl Accepting {
         while let Ok(permit) = Arc::clone(&self.connections.0).acquire_owned().await {
             match socket.accept().await {
                 Ok((tcp, client)) => {
-                    let (listener, tls, accepting) = (Arc::clone(&listener), tls.clone(), self.clone());
+                    let (listener, metrics, tls, accepting) = (Arc::clone(&listener), Arc::clone(&metrics), tls.clone(), self.clone());
                     // Of the threads that share the work, each has its own connections.
                     pingora_runtime::current_handle().spawn(async move {
                         match move_here(tcp) {
-                            Ok(tcp) => connection::serve(tcp, client, listener, tls, accepting.proxy, accepting.shutdown).await,
+                            Ok(tcp) => connection::serve(tcp, client, listener, metrics, tls, accepting.proxy, accepting.shutdown).await,
                             Err(error) => warn!(listen.address = %address, %error, "cannot serve a connection"),
                         }
                         drop(permit);

@@ -4,7 +4,7 @@
 //! - Nothing reaches the backend that [`head::check`] and [`rewrite`] have not let pass.
 //! - Forwarding headers tell what the gateway saw, never what a client claimed.
 //! - Bodies are streamed and unbounded. A transfer may take days, but not stand still.
-//! - A request is logged once, at its end, in the module `access`.
+//! - A request is logged and counted once, at its end, in the module `observe`.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -24,8 +24,9 @@ use tracing::{debug, error, warn};
 
 use crate::config::Upstream;
 use crate::connection::{Connection, KEEPALIVE, scheme_header};
+use crate::observe::{Observe, Observed};
 use crate::refusal::{Api, Refusal};
-use crate::{access, head, rewrite, upstream};
+use crate::{head, request_id, rewrite, upstream};
 
 /// How long a client may send nothing of a body, or take nothing of an answer. A paused laptop or a slow registry mirror
 /// comes back within minutes; a vanished client should not hold a backend's upload open for longer.
@@ -56,13 +57,14 @@ const CLAIMS: [HeaderName; 3] =
 pub struct Gateway {
     backend: HttpPeer,
     /// Where it is, for the log.
-    address: Upstream,
+    address: Arc<str>,
+    observe: Arc<Observe>,
 }
 
 impl Gateway {
     /// A proxy to this backend.
-    pub fn new(upstream: Upstream) -> Self {
-        Self { backend: upstream::peer(&upstream), address: upstream }
+    pub fn new(upstream: Upstream, observe: Arc<Observe>) -> Self {
+        Self { backend: upstream::peer(&upstream), address: upstream.to_string().into(), observe }
     }
 }
 
@@ -70,12 +72,14 @@ impl Gateway {
 #[derive(Debug)]
 pub struct Request {
     pub(crate) started: Instant,
-    /// 128 random bits in hexadecimal.
+    /// Our own, or that of a trusted proxy.
     id: HeaderValue,
     /// Present from the moment that its head has arrived.
     pub(crate) connection: Option<Arc<Connection>>,
     /// Present once it has been admitted.
     pub(crate) upstream: Option<rewrite::Upstream>,
+    /// What its lines and counters will be made of.
+    pub(crate) observed: Observed,
 }
 
 impl Request {
@@ -89,7 +93,7 @@ impl ProxyHttp for Gateway {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request { started: Instant::now(), id: request_id(), connection: None, upstream: None }
+        Request { started: Instant::now(), id: request_id::random(), connection: None, upstream: None, observed: Observed::default() }
     }
 
     fn on_connection_reuse(&self, _: &mut Session, request: &mut Request, connection: Box<dyn Any + Send + Sync>) {
@@ -104,6 +108,12 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
         set_limits(session);
+        if let Some(connection) = &request.connection {
+            request.observed.admitted(&connection.metrics.any_host);
+            if let Some(id) = request_id::given(session.req_header().headers.get(X_REQUEST_ID), connection.is_trusted) {
+                request.id = id;
+            }
+        }
         match admit(session, request) {
             Ok(upstream) => {
                 request.upstream = Some(upstream);
@@ -116,7 +126,8 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut Request) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
+        request.observed.sent(Arc::clone(&self.address));
         Ok(Box::new(self.backend.clone()))
     }
 
@@ -137,7 +148,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn response_filter(&self, _: &mut Session, head: &mut ResponseHeader, request: &mut Request) -> pingora::Result<()> {
-        if head.status.is_informational() { Ok(()) } else { head.insert_header(X_REQUEST_ID, request.id.clone()) }
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        request.observed.backend_answered();
+        head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
     /// Pingora's default, less its context: the error is logged with the backend's real address.
@@ -188,7 +203,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        access::log(session, request);
+        self.observe.finish(session, request);
         if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
             linger(session).await;
         }
@@ -250,7 +265,8 @@ fn refusal(error: &Error) -> Option<Refusal> {
     }
 }
 
-async fn respond(session: &mut Session, request: &Request, refusal: Refusal) -> pingora::Result<()> {
+async fn respond(session: &mut Session, request: &mut Request, refusal: Refusal) -> pingora::Result<()> {
+    request.observed.refused(refusal);
     let body = refusal.body(Api::of(session.req_header().raw_path()));
     let mut head = ResponseHeader::build(refusal.status(), Some(8))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
@@ -282,17 +298,4 @@ async fn linger(session: &mut Session) {
         }
     };
     let _ = timeout(LINGER_MAX, discard).await;
-}
-
-fn request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut random = [0_u8; 16];
-    // Without randomness the kernel is not up: such an id is still valid, it only joins fewer log lines.
-    let _ = getrandom::fill(&mut random);
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 15)];
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
 }

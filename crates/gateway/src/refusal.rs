@@ -99,6 +99,28 @@ impl Refusal {
         }
     }
 
+    /// One word for logs and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Target => "target",
+            Self::Path => "path",
+            Self::Query => "query",
+            Self::Host => "host",
+            Self::HostMismatch => "host_mismatch",
+            Self::Framing => "framing",
+            Self::Malformed => "malformed",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Method => "method",
+            Self::NotFound => "not_found",
+            Self::UnknownHost => "unknown_host",
+            Self::BodyTimeout => "body_timeout",
+            Self::BackendUnreachable => "backend_unreachable",
+            Self::BackendFailed => "backend_failed",
+            Self::BackendTimeout => "backend_timeout",
+            Self::Internal => "internal",
+        }
+    }
+
     /// Whether the connection may carry another request: not if its framing is in doubt.
     pub const fn keeps_connection(self) -> bool {
         matches!(self, Self::Method | Self::NotFound | Self::UnknownHost)

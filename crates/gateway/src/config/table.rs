@@ -8,6 +8,8 @@ use berth_names::{Authority, RepositoryKey, Scheme};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::access;
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +19,30 @@ pub(super) struct File {
     /// `[[binding]]`: each makes one repository reachable.
     #[serde(default, rename = "binding")]
     pub bindings: Vec<Spanned<BindingTable>>,
+    /// How requests are written down.
+    #[serde(default)]
+    pub access_log: AccessLogTable,
+    /// Where metrics and health are served.
+    pub metrics: Option<MetricsTable>,
+}
+
+/// `[access_log]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AccessLogTable {
+    /// The form of a line.
+    #[serde(default)]
+    pub format: access::Format,
+    /// The file that lines are appended to.
+    pub path: Option<PathBuf>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MetricsTable {
+    /// IP address and port.
+    pub listen: Address,
 }
 
 /// `[upstream]`: exactly one of the two.

@@ -8,6 +8,7 @@ mod support;
 mod cli;
 mod failures;
 mod logging;
+mod observe;
 mod refusals;
 mod requests;
 mod shutdown;
