@@ -26,6 +26,10 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// How long to wait before asking again whether the queue has room for a request to flush.
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long lines may gather before they are written. Waking the thread costs a request more than making its line, and this
+/// way it is woken a hundred times a second at most.
+const BATCH_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long an idle writer waits before it looks whether the file is to be opened anew, should its wake-up have been lost.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -124,13 +128,26 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            while self.batch.len() < BATCH_BYTES_MAX
-                && let Ok(message) = self.receiver.try_recv()
-            {
-                self.take(message);
+            // One batch after the other, until there is nothing left to write.
+            while self.fill() {
+                let is_full = self.batch.len() >= BATCH_BYTES_MAX;
+                self.write();
+                if !is_full {
+                    thread::sleep(BATCH_PAUSE);
+                }
             }
             self.write();
         }
+    }
+
+    /// Takes what is queued, up to a batch; says whether there is something to write.
+    fn fill(&mut self) -> bool {
+        while self.batch.len() < BATCH_BYTES_MAX
+            && let Ok(message) = self.receiver.try_recv()
+        {
+            self.take(message);
+        }
+        self.lines > 0
     }
 
     fn take(&mut self, message: Message) {
