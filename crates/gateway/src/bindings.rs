@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use berth_names::{Authority, Network, Origin, RepositoryKey, Scheme};
 
 use crate::limits::Limits;
+use crate::metrics::BindingMetrics;
 use crate::tls::ServerTls;
 use crate::trust::Authority as TrustedAuthority;
 
@@ -43,6 +44,8 @@ pub struct Binding {
     pub limits: Limits,
     /// Present if its scheme is `https`.
     pub tls: Option<ServerTls>,
+    /// What is counted of it, from its first request on. A reload finds the same by its label.
+    pub counted: OnceLock<Arc<BindingMetrics>>,
 }
 
 /// What a binding makes reachable.
@@ -188,6 +191,7 @@ mod tests {
             access: Access::default(),
             limits: Limits::default(),
             tls: None,
+            counted: OnceLock::new(),
         }
     }
 

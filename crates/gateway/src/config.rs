@@ -13,19 +13,21 @@ mod upstream;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_names::Network;
 use toml::Spanned;
 
+use crate::access;
 use crate::bindings::Listener;
 use crate::upstream::Server;
 
 pub use acme::{AcmeConfig, Source};
 pub use problem::Problem;
 use problem::Problems;
-use table::File;
+use table::{AccessLogTable, File};
 
 /// How long requests that are under way may go on after a signal to stop, unless the file says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
@@ -42,6 +44,10 @@ pub struct Config {
     pub drain: Duration,
     /// The backends: at least one, and all different.
     pub servers: Vec<Server>,
+    /// How requests are written down.
+    pub access_log: access::Settings,
+    /// Where metrics and health are served. A reload does not change it.
+    pub metrics: Option<SocketAddr>,
     /// Where bindings get their certificates, if by ACME.
     pub acme: Option<AcmeConfig>,
     /// What to listen on, in the order of the file.
@@ -101,8 +107,21 @@ impl Config {
         let mut acme = file.acme.map(|table| acme::read(table, directory, &mut problems));
         let mut reader = binding::Reader::new(&mut files, &mut problems, &file.trusted_proxies, defaults, acme.as_mut());
         let listeners = reader.listeners(file.bindings);
+        let AccessLogTable { format, path } = file.access_log;
+        let access_log = access::Settings { format, path: path.map(|path| directory.join(path)) };
+        let metrics = file.metrics.map(|table| table.listen.into());
         if problems.is_empty() {
-            Ok(Self { trusted_proxies: file.trusted_proxies, drain, servers, acme, listeners, bindings, files: files.read })
+            Ok(Self {
+                trusted_proxies: file.trusted_proxies,
+                drain,
+                servers,
+                access_log,
+                metrics,
+                acme,
+                listeners,
+                bindings,
+                files: files.read,
+            })
         } else {
             Err(problems.into_sorted())
         }

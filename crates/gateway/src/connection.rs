@@ -31,6 +31,7 @@ use crate::acme;
 use crate::bindings::{Binding, Listener};
 use crate::limits::{Admission, Limits};
 use crate::live::Live;
+use crate::metrics::{HandshakeFailure, ListenerMetrics};
 use crate::proxy::Gateway;
 use crate::proxy_protocol;
 use crate::stream::{ClientStream, EncryptedStream};
@@ -56,19 +57,25 @@ pub struct Slot {
     listener: ArcSwap<Listener>,
     /// The port that the kernel knows it by.
     port: u16,
+    metrics: Arc<ListenerMetrics>,
     /// True: idle connections end, the others with the request that is under way.
     closing: watch::Sender<bool>,
 }
 
 impl Slot {
     /// An address that listens on `port`.
-    pub fn new(listener: Listener, port: u16) -> Self {
-        Self { listener: ArcSwap::from_pointee(listener), port, closing: watch::Sender::new(false) }
+    pub fn new(listener: Listener, port: u16, metrics: Arc<ListenerMetrics>) -> Self {
+        Self { listener: ArcSwap::from_pointee(listener), port, metrics, closing: watch::Sender::new(false) }
     }
 
     /// What is behind the address now.
     pub fn listener(&self) -> Arc<Listener> {
         self.listener.load_full()
+    }
+
+    /// What is counted of it.
+    pub fn metrics(&self) -> &Arc<ListenerMetrics> {
+        &self.metrics
     }
 
     /// The port that the kernel knows it by.
@@ -99,6 +106,8 @@ pub struct Connection {
     pub(crate) peer_header: HeaderValue,
     /// The authority whose certificate it showed.
     pub(crate) client_authority: Option<[u8; 32]>,
+    /// Version and cipher suite of TLS.
+    pub(crate) tls: Option<(&'static str, &'static str)>,
     limits: Limits,
     has_head: AtomicBool,
     _admission: Admission,
@@ -122,6 +131,7 @@ impl Connection {
 /// Serves a connection until its end. When its address closes it ends with the request that is under way, or at once if
 /// there is none.
 pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, live: &Live, proxy: &Arc<HttpProxy<Gateway>>) {
+    let _open = slot.metrics.opened();
     // An IPv4 client is the same client on an IPv6 socket.
     let peer = peer.ip().to_canonical();
     let mut closing = slot.closing.subscribe();
@@ -137,8 +147,14 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, liv
             debug!(client.address = %peer, scheme = listener.scheme.as_str(), "no request: the wrong protocol, or a validation")
         }
         // Port scans, health checks and clients that don't trust us: nothing an operator could act on.
-        Ok(Err(error)) => debug!(client.address = %peer, %error, "no connection"),
-        Err(_) => debug!(client.address = %peer, "handshake took too long"),
+        Ok(Err(error)) => {
+            slot.metrics.handshake_failed(HandshakeFailure::of(&format!("{error:#}")));
+            debug!(client.address = %peer, %error, "no connection");
+        }
+        Err(_) => {
+            slot.metrics.handshake_failed(HandshakeFailure::Timeout);
+            debug!(client.address = %peer, "handshake took too long");
+        }
     }
 }
 
@@ -160,6 +176,7 @@ async fn establish(
     let (mut peer, mut port) = (peer, slot.port);
     if listener.proxy_protocol {
         if !live.trusts(peer) {
+            slot.metrics.handshake_failed(HandshakeFailure::ProxyProtocol);
             bail!("{peer} is not among the trusted proxies");
         }
         if let Some(addresses) = proxy_protocol::read(&mut stream).await? {
@@ -168,13 +185,17 @@ async fn establish(
     }
     let Some(first) = stream.first_byte().await? else { bail!("closed before its first byte") };
     let connection = |binding: &Arc<Binding>| {
-        let admission = live.meter.connection(binding, peer).map_err(|_| anyhow::anyhow!("too many connections"))?;
+        let admission = live.meter.connection(binding, peer).map_err(|_| {
+            live.observe.metrics.limit("connections").increment();
+            anyhow::anyhow!("too many connections")
+        })?;
         anyhow::Ok(Connection {
             slot: Arc::clone(slot),
             peer,
             port,
             peer_header: HeaderValue::try_from(peer.to_string())?,
             client_authority: binding.tls.as_ref().and_then(|tls| tls.client_authority()).copied(),
+            tls: None,
             limits: binding.limits.clone(),
             has_head: AtomicBool::new(false),
             _admission: admission,
@@ -199,12 +220,19 @@ async fn establish(
                 bail!("not admitted");
             }
             let Some(tls) = &binding.tls else { bail!("nothing is bound") };
-            let connection = connection(binding)?;
+            let mut connection = connection(binding)?;
             let stream = EncryptedStream(start.into_stream(Arc::clone(tls.config())).await?);
+            connection.tls = stream.parameters();
             Ok(Some((Box::new(stream), connection)))
         }
-        (Scheme::Https, false) => say_goodbye(stream, HTTPS_REQUIRED).await,
-        (Scheme::Http, true) => say_goodbye(stream, TLS_ALERT).await,
+        (Scheme::Https, false) => {
+            slot.metrics.handshake_failed(HandshakeFailure::PlainHttp);
+            say_goodbye(stream, HTTPS_REQUIRED).await
+        }
+        (Scheme::Http, true) => {
+            slot.metrics.handshake_failed(HandshakeFailure::UnexpectedTls);
+            say_goodbye(stream, TLS_ALERT).await
+        }
     }
 }
 

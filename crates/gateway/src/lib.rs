@@ -13,13 +13,17 @@ pub mod limits;
 pub mod refusal;
 pub mod rewrite;
 
-mod access;
+pub mod access;
+pub mod admin;
 pub mod connection;
 pub mod listener;
 pub mod live;
+pub mod metrics;
+pub mod observe;
 mod own;
 pub mod proxy;
 mod proxy_protocol;
+mod request_id;
 mod stream;
 pub mod tls;
 pub mod upstream;

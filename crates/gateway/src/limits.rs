@@ -213,6 +213,7 @@ mod tests {
             access: Access::default(),
             limits,
             tls: None,
+            counted: Default::default(),
         }
     }
 

@@ -142,7 +142,8 @@ impl Listeners {
         let port = socket.local_addr()?.port();
         let socket = Arc::new(TcpListener::from_std(socket)?);
         info!(listen.address = %address, scheme = listener.scheme.as_str(), "listening");
-        let slot = Arc::new(Slot::new(listener, port));
+        let metrics = self.accepting.live.observe.metrics.listener(address);
+        let slot = Arc::new(Slot::new(listener, port, metrics));
         let accept_loop = tokio::spawn(accept(Arc::clone(&socket), Arc::clone(&slot), self.accepting.clone()));
         self.open.insert(address, Open { slot, socket, accept_loop });
         Ok(())
@@ -227,7 +228,7 @@ impl Listeners {
     }
 
     /// What requests look up.
-    pub fn live(&self) -> &Live {
+    pub fn live(&self) -> &Arc<Live> {
         &self.accepting.live
     }
 

@@ -3,15 +3,19 @@
 use std::net::IpAddr;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use anyhow::Context as _;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_names::Network;
 
 use crate::acme::Acme;
 use crate::config::Config;
 use crate::limits::Meter;
+use crate::metrics::{CertificateExpiry, UpstreamState};
+use crate::observe::Observe;
 use crate::overview;
-use crate::upstream::Pool;
+use crate::upstream::{Pool, ServerState};
 
 /// The parts of the running configuration that belong to no listener.
 #[derive(Debug)]
@@ -19,6 +23,9 @@ pub struct Live {
     trusted_proxies: ArcSwap<Vec<Network>>,
     pool: ArcSwap<Pool>,
     acme: ArcSwapOption<Acme>,
+    certificates: ArcSwap<Vec<CertificateExpiry>>,
+    /// Where everything that happens is counted and written down.
+    pub observe: Arc<Observe>,
     /// What docker calls the registries that are bound.
     registries: ArcSwap<Vec<String>>,
     /// Counts go on over reloads.
@@ -29,11 +36,13 @@ impl Live {
     /// Starts with what a configuration says.
     ///
     /// # Errors
-    /// If its backends make no pool, or the ACME state can't be used.
+    /// If its backends make no pool, the access log can't be opened or the ACME state can't be used.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
             pool: ArcSwap::from_pointee(Pool::new(&config.servers)?),
+            certificates: ArcSwap::from_pointee(overview::certificates(&config.listeners)),
+            observe: Arc::new(Observe::open(config.access_log.clone()).context("cannot open the access log")?),
             acme: ArcSwapOption::new(acme(config, None)?),
             registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
             meter: Meter::default(),
@@ -46,6 +55,8 @@ impl Live {
     /// If its backends make no pool, or the ACME state can't be used; then nothing has changed.
     pub fn replace(&self, config: &Config) -> anyhow::Result<()> {
         let pool = self.pool.load().replaced_by(&config.servers)?;
+        self.observe.reload(config.access_log.clone()).context("cannot open the access log")?;
+        self.certificates.store(overview::certificates(&config.listeners).into());
         self.acme.store(acme(config, self.acme.load_full())?);
         self.pool.store(pool.into());
         self.trusted_proxies.store(config.trusted_proxies.clone().into());
@@ -61,6 +72,29 @@ impl Live {
     /// What docker calls the registries that are bound: `host`, or `host:port`.
     pub fn registries(&self) -> arc_swap::Guard<Arc<Vec<String>>> {
         self.registries.load()
+    }
+
+    /// When each certificate that is in use expires. One that ACME has not brought yet has no end.
+    pub fn certificates(&self) -> Vec<CertificateExpiry> {
+        let mut all = Vec::clone(&self.certificates.load());
+        let by_acme = self.acme().map(|acme| acme.status()).unwrap_or_default().into_iter();
+        all.extend(by_acme.filter_map(|status| {
+            let since_epoch = status.expires?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            let not_after_s = i64::try_from(since_epoch.as_secs()).ok()?;
+            Some(CertificateExpiry { binding: "acme".to_owned(), server_name: status.name.to_string(), not_after_s })
+        }));
+        all
+    }
+
+    /// The backends, for metrics.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        let state = |server: ServerState| UpstreamState {
+            is_up: server.is_up(),
+            server: server.address.to_string(),
+            in_flight: server.in_flight as u64,
+            failures: server.failures,
+        };
+        self.pool.load().snapshot().into_iter().map(state).collect()
     }
 
     /// Where certificates come from, if by ACME.

@@ -106,8 +106,7 @@ fn serve(path: &Path) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let gateway = Bound::new(path, config, predecessor)?;
     say("berth-gateway ready");
-    gateway.run();
-    Ok(())
+    gateway.run()
 }
 
 fn bindings(config: &Path) -> anyhow::Result<()> {

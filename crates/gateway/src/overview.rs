@@ -2,11 +2,13 @@
 //! told to trust.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_names::{Authority, Scheme};
 
 use crate::bindings::{Binding, Bound, Listener};
+use crate::metrics::CertificateExpiry;
 
 /// One binding, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,16 @@ fn url(listener: &Listener, binding: &Binding, host: &str) -> Option<String> {
     let host: Authority = name.parse().ok()?;
     let origin = binding.public.origin(listener.scheme, &host, listener.address.port());
     Some(format!("{}://{prefix}{}", origin.scheme().as_str(), origin.authority()))
+}
+
+/// When the certificates of these listeners expire, as far as they come from files.
+pub fn certificates(listeners: &[Listener]) -> Vec<CertificateExpiry> {
+    let expiry = |binding: &Arc<Binding>| {
+        let identity = binding.tls.as_ref()?.identity()?;
+        let server_name = binding.label.split_once(' ').map(|(_, name)| name.to_owned()).unwrap_or_default();
+        Some(CertificateExpiry { binding: binding.label.to_string(), server_name, not_after_s: identity.expires })
+    };
+    listeners.iter().flat_map(|listener| listener.bindings.iter()).filter_map(expiry).collect()
 }
 
 /// What docker calls the registries of these listeners: `host`, or `host:port`.

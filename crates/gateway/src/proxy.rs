@@ -4,7 +4,7 @@
 //! - Nothing reaches the backend that [`head::check`] and [`rewrite`] have not let pass.
 //! - Forwarding headers tell what the gateway saw, never what a client claimed.
 //! - Bodies are streamed and unbounded. A transfer may take days, but not stand still.
-//! - A request is logged once, at its end, in the module `access`.
+//! - A request is logged and counted once, at its end, in the module `observe`.
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -29,11 +29,12 @@ use crate::connection::{Connection, scheme_header};
 use crate::forwarded::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
 use crate::limits::{Admission, Exceeded, Limits, SLOW_START};
 use crate::live::Live;
+use crate::observe::Observed;
 use crate::own::Own;
 use crate::refusal::{Api, Refusal};
 use crate::rewrite::{Action, Arrival, Meaning};
 use crate::upstream::{Attempts, Broken};
-use crate::{access, head, rewrite};
+use crate::{head, request_id, rewrite};
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -79,8 +80,8 @@ pub struct Request {
     pub(crate) binding: Option<Arc<Binding>>,
     /// Present once it has been admitted.
     pub(crate) upstream: Option<rewrite::Upstream>,
-    /// Why the gateway answered itself, if it did.
-    pub(crate) refusal: Option<Refusal>,
+    /// What its lines and counters will be made of.
+    pub(crate) observed: Observed,
     /// The backends it was sent to.
     pub(crate) attempts: Attempts,
     /// How much of its body has come.
@@ -92,12 +93,12 @@ impl Request {
     fn new() -> Self {
         Self {
             started: Instant::now(),
-            id: request_id(),
+            id: request_id::random(),
             connection: None,
             client: None,
             binding: None,
             upstream: None,
-            refusal: None,
+            observed: Observed::default(),
             attempts: Attempts::default(),
             pace: Pace::default(),
             _admission: Admission::default(),
@@ -150,7 +151,7 @@ impl ProxyHttp for Gateway {
         let least = request.binding.as_ref().and_then(|binding| binding.limits.min_body_bytes_per_second);
         match least {
             Some(least) if request.pace.is_below(least, body.as_ref().map_or(0, Bytes::len)) => {
-                request.refusal = Some(Refusal::BodyTooSlow);
+                request.observed.refused(Refusal::BodyTooSlow);
                 Error::e_explain(ErrorType::ReadTimedout, "the body comes too slowly").map_err(|error: Box<Error>| error.into_down())
             }
             _ => Ok(()),
@@ -158,7 +159,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        request.attempts.next(&self.live.pool())
+        let peer = request.attempts.next(&self.live.pool());
+        if let Some(address) = request.attempts.address() {
+            request.observed.sent(address.to_string().into());
+        }
+        peer
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, request: &mut Request, mut error: Box<Error>) -> Box<Error> {
@@ -189,6 +194,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         request.attempts.answered();
+        request.observed.backend_answered();
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
@@ -207,7 +213,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
-        let refusal = request.refusal.or_else(|| refusal(error));
+        let refusal = request.observed.refusal.or_else(|| refusal(error));
         match refusal {
             None => debug!(request.id = request.id(), %error, "client went away"),
             Some(Refusal::Internal) => error!(request.id = request.id(), %error, "request failed"),
@@ -237,7 +243,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        access::log(session, request);
+        self.live.observe.finish(session, request);
         if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
             linger(session).await;
         }
@@ -257,11 +263,16 @@ impl Gateway {
     fn admit(&self, session: &mut Session, request: &mut Request) -> Result<Answer, Refusal> {
         let connection = request.connection.clone().ok_or(Refusal::Internal)?;
         let listener = connection.slot.listener();
+        request.observed.admitted(&connection.slot.metrics().any_host);
         let raw_head = session.to_h1_raw();
         set_limits(session, &listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()));
         let target = head::check(&raw_head)?;
         let head = session.req_header_mut();
-        let forwarded = self.forwarded(head, &connection);
+        let is_trusted = self.live.trusts(connection.peer);
+        if let Some(id) = request_id::given(head.headers.get(X_REQUEST_ID), is_trusted) {
+            request.id = id;
+        }
+        let forwarded = if is_trusted { Forwarded::read(&head.headers, &self.live.trusted_proxies()) } else { Forwarded::default() };
         let client = *request.client.insert(forwarded.client.unwrap_or(connection.peer));
         let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
         let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
@@ -272,6 +283,7 @@ impl Gateway {
                 return Ok(Answer::Own(Own::challenge(&answer)));
             }
         };
+        request.observed.admitted(binding.counted.get_or_init(|| self.live.observe.metrics.binding(&binding.label)));
         request.binding = Some(Arc::clone(&binding));
         if raw_head.len() > binding.limits.header_bytes || head.headers.len() > binding.limits.header_fields {
             return Err(Refusal::HeadTooLarge);
@@ -289,15 +301,6 @@ impl Gateway {
             Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
             Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
             Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
-        }
-    }
-
-    fn forwarded(&self, head: &RequestHeader, connection: &Connection) -> Forwarded {
-        let trusted = self.live.trusted_proxies();
-        if trusted.iter().any(|network| network.contains(connection.peer)) {
-            Forwarded::read(&head.headers, &trusted)
-        } else {
-            Forwarded::default()
         }
     }
 }
@@ -384,7 +387,7 @@ fn refusal(error: &Error) -> Option<Refusal> {
 }
 
 async fn respond(session: &mut Session, request: &mut Request, refusal: Refusal) -> pingora::Result<()> {
-    request.refusal = Some(refusal);
+    request.observed.refused(refusal);
     let body = refusal.body(Api::of(session.req_header().raw_path()));
     let mut head = ResponseHeader::build(refusal.status(), Some(8))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
@@ -421,17 +424,4 @@ async fn linger(session: &mut Session) {
         }
     };
     let _ = timeout(LINGER_MAX, discard).await;
-}
-
-fn request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut random = [0_u8; 16];
-    // Without randomness the kernel is not up: such an id is still valid, it only joins fewer log lines.
-    let _ = getrandom::fill(&mut random);
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 15)];
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
 }

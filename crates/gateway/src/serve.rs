@@ -6,13 +6,13 @@
 //! | SIGUSR2 | starts the program anew and hands the sockets over |
 //! | SIGTERM, SIGINT | stops listening, waits for what is under way, ends; a second one ends at once |
 
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZero;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -26,14 +26,17 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::interval;
 use tracing::{error, info, warn};
 
 use crate::acme::Acme;
+use crate::admin::{self, AdminService};
 use crate::bindings::Listener;
 use crate::config::Config;
 use crate::handover::{Predecessor, Program};
 use crate::listener::{self, Accepting, Connections, Inherited, Listeners};
 use crate::live::Live;
+use crate::metrics::CertificateExpiry;
 use crate::proxy::Gateway;
 use crate::upstream::Probes;
 use crate::watch::Watch;
@@ -41,6 +44,13 @@ use crate::watch::Watch;
 /// How long a predecessor goes on with what is under way. Its successor serves everybody else, so there is no hurry; a
 /// day is the bound after which a transfer is no longer believed to end.
 pub const SUCCEEDED_DRAIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the end may wait for access lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// How often certificates are looked at, and how long before their end it is worth a warning.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(12 * 60 * 60);
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Whether and why the gateway ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +69,7 @@ pub struct Bound {
     predecessor: Option<Predecessor>,
     program: Program,
     live: Arc<Live>,
+    metrics: Option<(SocketAddr, StdListener)>,
 }
 
 impl Bound {
@@ -73,28 +84,57 @@ impl Bound {
             Ok((socket.with_context(|| format!("cannot listen on {}", listener.address))?, listener))
         };
         let sockets = config.listeners.iter().cloned().map(bind).collect::<anyhow::Result<_>>()?;
-        let live = Arc::new(Live::new(&config)?);
-        Ok(Self { path: path.to_owned(), config, sockets, predecessor, program: Program::current()?, live })
+        let metrics = config.metrics.map(|address| {
+            let socket = listener::socket(address, &mut inherited);
+            socket.map(|socket| (address, socket)).with_context(|| format!("cannot listen on {address}"))
+        });
+        let (live, metrics) = (Arc::new(Live::new(&config)?), metrics.transpose()?);
+        Ok(Self { path: path.to_owned(), config, sockets, predecessor, program: Program::current()?, live, metrics })
     }
 
     /// Serves until the process is told to stop and requests under way have ended.
-    pub fn run(self) {
+    ///
+    /// # Errors
+    /// If the socket for metrics can't be used.
+    pub fn run(self) -> anyhow::Result<()> {
+        let observe = Arc::clone(&self.live.observe);
+        let (upstreams, certificates) = (Arc::clone(&self.live), Arc::clone(&self.live));
+        observe.metrics.set_upstreams(move || upstreams.upstreams());
+        observe.metrics.set_certificates(move || certificates.certificates());
+        observe.metrics.reloaded(SystemTime::now());
+        let health = Arc::new(admin::State::new(Arc::clone(&observe.metrics)));
+        let metrics = self.metrics.as_ref().map(|(_, socket)| AdminService::new(socket.try_clone()?, Arc::clone(&health))).transpose()?;
         let (live, probed) = (Arc::clone(&self.live), self.live);
         let mut proxy = HttpProxy::new(Gateway::new(Arc::clone(&live)), Arc::new(server_conf()));
         proxy.handle_init_modules();
         let accepting = Accepting { proxy: Arc::new(proxy), live, connections: Connections::default() };
         let (phase, _) = watch::channel(Phase::Serving);
-        let drain =
-            Drain { connections: accepting.connections.clone(), phase: phase.clone(), limit: Arc::new(Mutex::new(self.config.drain)) };
+        let drain = Drain {
+            connections: accepting.connections.clone(),
+            phase: phase.clone(),
+            limit: Arc::new(Mutex::new(self.config.drain)),
+            health,
+        };
         let service = GatewayService {
-            control: Control { path: self.path, program: self.program, phase, drain_limit: Arc::clone(&drain.limit) },
+            control: Control {
+                path: self.path,
+                program: self.program,
+                phase,
+                drain_limit: Arc::clone(&drain.limit),
+                metrics: self.metrics.map(|(_, socket)| socket),
+            },
             start: Some(Start { sockets: self.sockets, config: self.config, predecessor: self.predecessor }),
             accepting,
         };
         let mut server = Server::new_with_opt_and_conf(None, server_conf());
         server.add_service(service);
+        if let Some(metrics) = metrics {
+            server.add_service(metrics);
+        }
         server.add_service(background_service("probes", Probes::new(move || probed.pool())));
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
+        observe.access_log().flush(FLUSH_MAX);
+        Ok(())
     }
 }
 
@@ -155,6 +195,8 @@ struct Control {
     program: Program,
     phase: watch::Sender<Phase>,
     drain_limit: Arc<Mutex<Duration>>,
+    /// The socket of the metrics, which a successor takes over too.
+    metrics: Option<StdListener>,
 }
 
 impl Control {
@@ -166,8 +208,10 @@ impl Control {
                 return std::future::pending().await;
             }
         };
+        let mut expiry = interval(EXPIRY_PERIOD);
         loop {
             tokio::select! {
+                _ = expiry.tick() => warn_of_expiry(&listeners.live().certificates()),
                 _ = hangup.recv() => self.reload(listeners, &mut watch, orders).await,
                 () = watch.changed() => self.reload(listeners, &mut watch, orders).await,
                 _ = upgrade.recv() => self.hand_over(listeners).await,
@@ -180,14 +224,21 @@ impl Control {
         let began = Instant::now();
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0))]);
         match self.try_reload(listeners, watch).await {
-            Ok(changed) => info!(
-                listeners.added = changed.added,
-                listeners.removed = changed.removed,
-                listeners.kept = changed.kept,
-                elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "configuration reloaded"
-            ),
-            Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded, the old one stays"),
+            Ok(changed) => {
+                listeners.live().observe.metrics.reloaded(SystemTime::now());
+                info!(
+                    listeners.added = changed.added,
+                    listeners.removed = changed.removed,
+                    listeners.kept = changed.kept,
+                    elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    "configuration reloaded"
+                );
+                warn_of_expiry(&listeners.live().certificates());
+            }
+            Err(error) => {
+                listeners.live().observe.metrics.reload_failed();
+                error!(error = format!("{error:#}"), "configuration not reloaded, the old one stays");
+            }
         }
         orders.follow(listeners.live().acme());
         notify(&[NotifyState::Ready]);
@@ -206,8 +257,9 @@ impl Control {
     async fn hand_over(&self, listeners: &Listeners) {
         info!("upgrading: starting a successor");
         let (program, sockets) = (self.program.clone(), listeners.sockets());
+        let metrics = self.metrics.as_ref().and_then(|socket| socket.try_clone().ok());
         let succeeded = spawn_blocking(move || {
-            let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+            let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).chain(metrics.iter().map(AsFd::as_fd)).collect();
             program.succeed(&descriptors)
         });
         match succeeded.await.map_err(anyhow::Error::from).flatten() {
@@ -218,6 +270,16 @@ impl Control {
             }
             Err(error) => error!(error = format!("{error:#}"), "not upgraded, this process goes on"),
         }
+    }
+}
+
+/// Says which certificates end soon. A renewal that works replaces them long before.
+fn warn_of_expiry(certificates: &[CertificateExpiry]) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let limit = i64::try_from((now + EXPIRY_WARNING).as_secs()).unwrap_or(i64::MAX);
+    for certificate in certificates.iter().filter(|certificate| certificate.not_after_s < limit) {
+        let days = (certificate.not_after_s - now.as_secs() as i64).div_euclid(24 * 60 * 60);
+        warn!(binding = certificate.binding, server_name = certificate.server_name, days_left = days, "a certificate expires");
     }
 }
 
@@ -259,6 +321,7 @@ struct Drain {
     phase: watch::Sender<Phase>,
     /// As the configuration says.
     limit: Arc<Mutex<Duration>>,
+    health: Arc<admin::State>,
 }
 
 #[async_trait]
@@ -289,6 +352,7 @@ impl ShutdownSignalWatch for Drain {
         let limit = *self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         info!(limit_seconds = limit.as_secs(), "stopping: waiting for requests under way");
         notify(&[NotifyState::Stopping]);
+        self.health.drain();
         self.phase.send_replace(Phase::Stopping);
         tokio::select! {
             open = self.connections.drain(limit) => match open {

@@ -13,6 +13,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
+use rustls::ProtocolVersion;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -52,6 +53,19 @@ impl ClientStream {
 /// A connection in TLS.
 #[derive(Debug)]
 pub(crate) struct EncryptedStream(pub(crate) TlsStream<ClientStream>);
+
+impl EncryptedStream {
+    /// Version and cipher suite, as everybody else writes them.
+    pub(crate) fn parameters(&self) -> Option<(&'static str, &'static str)> {
+        let (_, session) = self.0.get_ref();
+        let version = match session.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => return None,
+        };
+        Some((version, session.negotiated_cipher_suite()?.suite().as_str()?))
+    }
+}
 
 /// Implements what Pingora wants of a stream for a newtype around one, whose socket `$socket` finds.
 macro_rules! client_stream {

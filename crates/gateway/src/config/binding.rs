@@ -87,6 +87,7 @@ impl<'a, 'p> Reader<'a, 'p> {
             access: Access { allow: table.allow.clone(), deny: table.deny.clone(), read_only: table.read_only },
             limits: limits::read(&table.limits, &self.defaults, self.problems),
             tls: self.tls(table, span),
+            counted: Default::default(),
         })
     }
 

@@ -8,6 +8,7 @@ use berth_names::{Authority, Network, Origin, RepositoryKey, Scheme};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::access;
 use crate::bindings;
 
 /// The whole file.
@@ -24,11 +25,35 @@ pub(super) struct File {
     /// The limits of every binding that says nothing else.
     #[serde(default)]
     pub limits: LimitsTable,
+    /// How requests are written down.
+    #[serde(default)]
+    pub access_log: AccessLogTable,
+    /// Where metrics and health are served.
+    pub metrics: Option<MetricsTable>,
     /// Where bindings with `acme = true` get their certificates.
     pub acme: Option<Spanned<AcmeTable>>,
     /// `[[binding]]`: each makes something reachable.
     #[serde(default, rename = "binding")]
     pub bindings: Vec<Spanned<BindingTable>>,
+}
+
+/// `[access_log]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AccessLogTable {
+    /// The form of a line.
+    #[serde(default)]
+    pub format: access::Format,
+    /// The file that lines are appended to.
+    pub path: Option<PathBuf>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MetricsTable {
+    /// IP address and port.
+    pub listen: Address,
 }
 
 /// `[acme]`: see [`crate::acme::Settings`].

@@ -17,6 +17,7 @@ fn binding(bound: Bound) -> Binding {
         access: Access::default(),
         limits: Limits::default(),
         tls: None,
+        counted: Default::default(),
     }
 }
 

@@ -11,6 +11,7 @@ mod backends;
 mod cli;
 mod failures;
 mod logging;
+mod observe;
 mod refusals;
 mod requests;
 mod shutdown;
