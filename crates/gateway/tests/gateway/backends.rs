@@ -65,8 +65,9 @@ async fn arrive(backend: &Backend, requests: usize) {
     .await;
 }
 
-/// One client that uploads and downloads until it is told to stop, 2,000 times at most, and repeats what fails.
-async fn load(port: u16, stop: Arc<AtomicBool>) -> Vec<Failure> {
+/// One client that uploads and downloads until it is told to stop, 2,000 rounds at most, and repeats what fails.
+/// Every fifth only downloads: whenever a backend dies, a download is under way on it.
+async fn load(port: u16, number: usize, stop: Arc<AtomicBool>) -> Vec<Failure> {
     let (mut client, mut failures) = (Client::connect(port).await, Vec::new());
     let mut ask = async |method: &'static str, target: &str, body: &str| loop {
         let sent = Instant::now();
@@ -77,9 +78,13 @@ async fn load(port: u16, stop: Arc<AtomicBool>) -> Vec<Failure> {
         failures.push(Failure { method, id: answer.headers["x-request-id"].clone(), sent });
         client = Client::connect(port).await;
     };
-    for _ in 0..500 {
+    for _ in 0..2000 {
         if stop.load(Ordering::Relaxed) {
             break;
+        }
+        if number.is_multiple_of(5) {
+            assert_eq!(ask("GET", "/v2/image/blobs/x", "").await.status, 200);
+            continue;
         }
         let upload = ask("POST", "/v2/image/blobs/uploads/", "").await;
         assert_eq!(upload.status, 202);
@@ -100,8 +105,8 @@ async fn a_killed_backend_fails_only_what_it_was_doing_and_gets_requests_again_w
     }
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
-    for _ in 0..50 {
-        clients.spawn(load(port, Arc::clone(&stop)));
+    for number in 0..50 {
+        clients.spawn(load(port, number, Arc::clone(&stop)));
     }
     arrive(&first, 200).await;
     first.kill().await;
