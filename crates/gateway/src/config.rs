@@ -10,7 +10,7 @@ mod problem;
 mod table;
 mod upstream;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ use toml::Spanned;
 use crate::access;
 use crate::bindings::Listener;
 use crate::upstream::Server;
+use crate::watch::Stamp;
 
 pub use acme::{AcmeConfig, Source};
 pub use problem::Problem;
@@ -54,8 +55,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// How many bindings the file has.
     pub bindings: usize,
-    /// The files that it was made from: itself, and every certificate and key.
-    pub files: BTreeSet<PathBuf>,
+    /// The files that it was made from, as they were: itself, and every certificate and key.
+    pub files: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
 /// Why there is no configuration.
@@ -85,10 +86,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], which lists every problem.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let stamp = Stamp::of(path);
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         let directory = path.parent().unwrap_or(Path::new(""));
         let mut config = Self::parse(&text, directory).map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })?;
-        config.files.insert(path.to_owned());
+        config.files.insert(path.to_owned(), stamp);
         Ok(config)
     }
 
@@ -139,17 +141,19 @@ fn drain(seconds: Option<&Spanned<u64>>, problems: &mut Problems<'_>) -> Duratio
 /// Resolves paths, and remembers which files were read.
 struct Files<'a> {
     directory: &'a Path,
-    read: BTreeSet<PathBuf>,
+    read: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
 impl<'a> Files<'a> {
     fn new(directory: &'a Path) -> Self {
-        Self { directory, read: BTreeSet::new() }
+        Self { directory, read: BTreeMap::new() }
     }
 
     fn resolve(&mut self, path: &Path) -> PathBuf {
         let path = self.directory.join(path);
-        self.read.insert(path.clone());
+        // Before it is read: what changes after that is noticed.
+        let stamp = Stamp::of(&path);
+        self.read.entry(path.clone()).or_insert(stamp);
         path
     }
 }

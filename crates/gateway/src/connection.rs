@@ -58,6 +58,8 @@ pub struct Slot {
     /// The port that the kernel knows it by.
     port: u16,
     metrics: Arc<ListenerMetrics>,
+    /// Connections end with their next answer: a successor has the address.
+    is_retired: AtomicBool,
     /// True: idle connections end, the others with the request that is under way.
     closing: watch::Sender<bool>,
 }
@@ -65,7 +67,13 @@ pub struct Slot {
 impl Slot {
     /// An address that listens on `port`.
     pub fn new(listener: Listener, port: u16, metrics: Arc<ListenerMetrics>) -> Self {
-        Self { listener: ArcSwap::from_pointee(listener), port, metrics, closing: watch::Sender::new(false) }
+        Self {
+            listener: ArcSwap::from_pointee(listener),
+            port,
+            metrics,
+            is_retired: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+        }
     }
 
     /// What is behind the address now.
@@ -86,6 +94,16 @@ impl Slot {
     /// Puts something else behind it. Requests under way keep what they began with.
     pub fn replace(&self, listener: Listener) {
         self.listener.store(Arc::new(listener));
+    }
+
+    /// Lets each connection end with its next answer. Ending idle ones at once could cross a request on its way.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether connections end with their next answer.
+    pub fn is_ending(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed) || *self.closing.borrow()
     }
 
     /// Ends its connections, each with the request that is under way.
@@ -117,6 +135,15 @@ impl Connection {
     /// The head of a request has arrived: it is no longer the client who is waited for.
     pub(crate) fn head_arrived(&self) {
         self.has_head.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when the address closes and no request is under way. Pingora itself ends idle connections only with the
+    /// process.
+    async fn is_idle_at_the_end(&self, mut closing: ShutdownWatch) {
+        let is_closing = closing.wait_for(|closing| *closing).await.is_ok();
+        if !is_closing || self.has_head.load(Ordering::Relaxed) {
+            future::pending().await
+        }
     }
 
     /// Resolves when no head has arrived within `limit`.
@@ -262,6 +289,7 @@ async fn serve_requests(stream: Stream, connection: &Arc<Connection>, proxy: &Ar
             biased;
             reused = proxy.process_new_http(session, closing) => reused,
             () = connection.head_is_overdue(limit) => None,
+            () = connection.is_idle_at_the_end(closing.clone()) => None,
         };
         let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
         session = ServerSession::new_http1(stream);

@@ -30,7 +30,7 @@ pub mod upstream;
 
 pub mod handover;
 pub mod serve;
-mod watch;
+pub mod watch;
 
 pub mod acme;
 pub mod cert;

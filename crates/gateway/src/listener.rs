@@ -218,11 +218,22 @@ impl Listeners {
         Some(slot.listener())
     }
 
+    /// Stops accepting, because a successor does. Each connection ends with its next answer.
+    pub async fn retire(&mut self) {
+        for open in self.open.values_mut() {
+            open.accept_loop.abort();
+            let _ = (&mut open.accept_loop).await;
+            open.slot.retire();
+        }
+    }
+
     /// Stops listening. Idle connections end, requests that are under way go on.
     pub async fn close(&mut self) {
         for (_, open) in self.open.drain() {
             open.accept_loop.abort();
-            let _ = open.accept_loop.await;
+            if !open.accept_loop.is_finished() {
+                let _ = open.accept_loop.await;
+            }
             open.slot.close();
         }
     }

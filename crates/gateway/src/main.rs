@@ -105,8 +105,7 @@ fn serve(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     raise_descriptor_limit();
     let gateway = Bound::new(path, config, predecessor)?;
-    say("berth-gateway ready");
-    gateway.run()
+    gateway.run(|| say("berth-gateway ready"))
 }
 
 fn bindings(config: &Path) -> anyhow::Result<()> {

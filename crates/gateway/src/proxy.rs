@@ -296,6 +296,9 @@ impl Gateway {
             Exceeded::Binding => Refusal::Busy,
         })?;
         set_limits(session, &binding.limits);
+        if connection.slot.is_ending() {
+            session.set_keepalive(None);
+        }
         match action {
             Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
             Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),

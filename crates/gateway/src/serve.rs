@@ -6,6 +6,7 @@
 //! | SIGUSR2 | starts the program anew and hands the sockets over |
 //! | SIGTERM, SIGINT | stops listening, waits for what is under way, ends; a second one ends at once |
 
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZero;
 use std::os::fd::AsFd;
@@ -92,11 +93,12 @@ impl Bound {
         Ok(Self { path: path.to_owned(), config, sockets, predecessor, program: Program::current()?, live, metrics })
     }
 
-    /// Serves until the process is told to stop and requests under way have ended.
+    /// Serves until the process is told to stop and requests under way have ended. `ready` is called when connections are
+    /// accepted and signals are heard.
     ///
     /// # Errors
     /// If the socket for metrics can't be used.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self, ready: impl FnOnce() + Send + Sync + 'static) -> anyhow::Result<()> {
         let observe = Arc::clone(&self.live.observe);
         let (upstreams, certificates) = (Arc::clone(&self.live), Arc::clone(&self.live));
         observe.metrics.set_upstreams(move || upstreams.upstreams());
@@ -123,7 +125,7 @@ impl Bound {
                 drain_limit: Arc::clone(&drain.limit),
                 metrics: self.metrics.map(|(_, socket)| socket),
             },
-            start: Some(Start { sockets: self.sockets, config: self.config, predecessor: self.predecessor }),
+            start: Some(Start { sockets: self.sockets, config: self.config, predecessor: self.predecessor, ready: Box::new(ready) }),
             accepting,
         };
         let mut server = Server::new_with_opt_and_conf(None, server_conf());
@@ -156,6 +158,7 @@ struct Start {
     sockets: Vec<(StdListener, Listener)>,
     config: Config,
     predecessor: Option<Predecessor>,
+    ready: Box<dyn FnOnce() + Send + Sync>,
 }
 
 #[async_trait]
@@ -164,18 +167,26 @@ impl Service for GatewayService {
     async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
         let Some(start) = self.start.take() else { return };
         let mut phase = self.control.phase.subscribe();
+        // First of all: without a handler the signals end the process.
+        let (hangup, upgrade) = (signal(SignalKind::hangup()), signal(SignalKind::user_defined2()));
         match Listeners::start(start.sockets, self.accepting.clone()) {
             Ok(mut listeners) => {
                 if let Some(predecessor) = start.predecessor {
                     predecessor.relieve();
                 }
                 notify(&[NotifyState::Ready]);
+                (start.ready)();
                 let watch = Watch::new(start.config.files);
                 let mut orders = Orders::default();
                 orders.follow(listeners.live().acme());
                 tokio::select! {
-                    () = self.control.run(&mut listeners, watch, &mut orders) => {}
+                    () = self.control.run(&mut listeners, watch, &mut orders, hangup, upgrade) => {}
                     _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
+                }
+                if *phase.borrow() == Phase::Succeeded {
+                    listeners.retire().await;
+                    // Told to stop all the same.
+                    let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
                 }
                 listeners.close().await;
             }
@@ -200,8 +211,15 @@ struct Control {
 }
 
 impl Control {
-    async fn run(&self, listeners: &mut Listeners, mut watch: Watch, orders: &mut Orders) {
-        let (mut hangup, mut upgrade) = match (signal(SignalKind::hangup()), signal(SignalKind::user_defined2())) {
+    async fn run(
+        &self,
+        listeners: &mut Listeners,
+        mut watch: Watch,
+        orders: &mut Orders,
+        hangup: io::Result<Signal>,
+        upgrade: io::Result<Signal>,
+    ) {
+        let (mut hangup, mut upgrade) = match (hangup, upgrade) {
             (Ok(hangup), Ok(upgrade)) => (hangup, upgrade),
             (Err(error), _) | (_, Err(error)) => {
                 warn!(%error, "cannot handle signals");

@@ -19,27 +19,38 @@ const SETTLING: Duration = Duration::from_millis(500);
 
 /// Watches a set of files.
 pub(crate) struct Watch {
-    files: BTreeSet<PathBuf>,
-    seen: BTreeMap<PathBuf, Option<Stamp>>,
+    seen: Files,
     events: mpsc::Receiver<()>,
     /// Watching ends when it is dropped.
     _watcher: Option<RecommendedWatcher>,
 }
 
+/// Files, each as it was when it was last looked at.
+pub(crate) type Files = BTreeMap<PathBuf, Option<Stamp>>;
+
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
 }
 
+impl Stamp {
+    /// The state of a file now. `None`: there is none, or it can't be seen.
+    pub fn of(path: &Path) -> Option<Self> {
+        let data = fs::metadata(path).ok()?;
+        Some(Self { device: data.dev(), inode: data.ino(), size: data.size(), modified: (data.mtime(), data.mtime_nsec()) })
+    }
+}
+
 impl Watch {
-    /// Begins to watch.
-    pub(crate) fn new(files: BTreeSet<PathBuf>) -> Self {
-        // One event waiting is as good as many.
+    /// Begins to watch files that were read when they were like this. What has changed since then is noticed too.
+    pub(crate) fn new(files: Files) -> Self {
+        // One event waiting is as good as many. The first is our own: something may have changed already.
         let (sender, events) = mpsc::channel(1);
+        let _ = sender.try_send(());
         let watcher = notify::recommended_watcher(move |_| {
             let _ = sender.try_send(());
         });
@@ -57,7 +68,7 @@ impl Watch {
                 None
             }
         };
-        Self { seen: stamps(&files), files, events, _watcher: watcher }
+        Self { seen: files, events, _watcher: watcher }
     }
 
     /// Resolves when a file has changed and all have been left alone for a moment.
@@ -71,7 +82,7 @@ impl Watch {
             while self.events.try_recv().is_ok() {
                 sleep(SETTLING).await;
             }
-            let now = stamps(&self.files);
+            let now: Files = self.seen.keys().map(|file| (file.clone(), Stamp::of(file))).collect();
             if now != self.seen {
                 self.seen = now;
                 return;
@@ -80,22 +91,14 @@ impl Watch {
     }
 }
 
-fn directories(files: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+fn directories(files: &Files) -> BTreeSet<PathBuf> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
     // What a link leads to may change too.
-    let real = files.iter().filter_map(|file| fs::canonicalize(file).ok());
-    files.iter().cloned().chain(real).map(|file| parent(&file)).collect()
-}
-
-fn stamps(files: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<Stamp>> {
-    let stamp = |path: &PathBuf| {
-        let data = fs::metadata(path).ok()?;
-        Some(Stamp { device: data.dev(), inode: data.ino(), size: data.size(), modified: (data.mtime(), data.mtime_nsec()) })
-    };
-    files.iter().map(|file| (file.clone(), stamp(file))).collect()
+    let real = files.keys().filter_map(|file| fs::canonicalize(file).ok());
+    files.keys().cloned().chain(real).map(|file| parent(&file)).collect()
 }
 
 #[cfg(test)]
@@ -119,7 +122,11 @@ mod tests {
         symlink("1", at("data")).unwrap();
         symlink("data/key", at("key")).unwrap();
         fs::write(at("gateway.toml"), "a").unwrap();
-        let mut watch = Watch::new([at("gateway.toml"), at("key")].into());
+        let seen = [at("gateway.toml"), at("key")].map(|file| (file.clone(), Stamp::of(&file))).into();
+        // Before anybody watches.
+        fs::write(at("gateway.toml"), "b\n\n\n\n").unwrap();
+        let mut watch = Watch::new(seen);
+        timeout(SOON, watch.changed()).await.unwrap();
 
         fs::write(at("gateway.toml"), "bb").unwrap();
         timeout(SOON, watch.changed()).await.unwrap();

@@ -13,6 +13,7 @@ mod failures;
 mod logging;
 mod observe;
 mod refusals;
+mod reload;
 mod requests;
 mod shutdown;
 mod tls;

@@ -161,8 +161,8 @@ where
     tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
 }
 
-/// A running gateway, killed when dropped.
-pub(crate) struct Gateway(Child);
+/// A running gateway, killed when dropped, with its successors.
+pub(crate) struct Gateway(Child, PathBuf);
 
 impl Gateway {
     async fn start(configuration: &Path) -> Self {
@@ -181,11 +181,26 @@ impl Gateway {
             line
         });
         assert_eq!(String::from_utf8(within(ready).await.unwrap()).unwrap(), "berth-gateway ready\n");
-        Self(child)
+        Self(child, configuration.to_owned())
     }
 
     pub(crate) fn terminate(&self) {
         terminate(&self.0);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// The processes that serve the same configuration, besides the one that was started here.
+    pub(crate) fn successors(&self) -> Vec<i32> {
+        let configuration = self.1.to_str().unwrap();
+        let serves = |process: &i32| {
+            fs::read(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == configuration.as_bytes()))
+        };
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        processes.filter(|process| *process != self.0.id() as i32).filter(serves).collect()
     }
 
     pub(crate) async fn end(&mut self) -> ExitStatus {
@@ -205,6 +220,9 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        for process in self.successors() {
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(process).unwrap(), rustix::process::Signal::KILL);
+        }
     }
 }
 
