@@ -9,6 +9,7 @@ mod support;
 mod acme;
 mod backends;
 mod cli;
+mod edge;
 mod failures;
 mod logging;
 mod observe;

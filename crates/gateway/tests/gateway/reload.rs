@@ -5,16 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper::{Request, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::support::{Body, Client, Site, echo, free_port, full, plain_binding, within};
+use crate::support::{Client, Site, echo, free_port, plain_binding, take, within};
 
 async fn until(what: impl AsyncFn() -> bool) {
     within(async {
@@ -103,13 +100,6 @@ async fn an_address_can_take_the_place_of_one_that_is_in_its_way() {
     .await;
     let answer = Client::connect(port).await.get("/v2/", "a").await;
     assert!(answer.text().contains("/everywhere/"), "{}", answer.text());
-}
-
-/// Reads the body before it answers, as a backend that keeps its connections does.
-async fn take(request: Request<Incoming>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    body.collect().await.unwrap();
-    Response::new(full(head.uri.to_string()))
 }
 
 /// Clients that push and pull over kept and new connections until they are told to stop. Every failure is one too many.

@@ -45,6 +45,16 @@ pub(crate) async fn echo(request: Request<Incoming>) -> Response<Body> {
     Response::new(full(text))
 }
 
+/// Reads the body before it answers with the target, as a backend that keeps its connections does. What breaks off is
+/// answered with 400, which nobody reads.
+pub(crate) async fn take(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    match body.collect().await {
+        Ok(_) => Response::new(full(head.uri.to_string())),
+        Err(_) => Response::builder().status(400).body(full("")).unwrap(),
+    }
+}
+
 /// A port that nobody else gets: below the range from which the kernel takes ports of outgoing connections.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -165,7 +175,7 @@ where
 pub(crate) struct Gateway(Child, PathBuf);
 
 impl Gateway {
-    async fn start(configuration: &Path) -> Self {
+    pub(crate) async fn start(configuration: &Path) -> Self {
         let mut child = command(&["serve", "--config", configuration.to_str().unwrap()])
             .env("BERTH_LOG", std::env::var("BERTH_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .stdout(Stdio::piped())
@@ -295,6 +305,28 @@ impl Client<TlsStream<TcpStream>> {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let tcp = within(TcpStream::connect(("127.0.0.1", port))).await?;
+        let server = ServerName::try_from(server.to_owned()).unwrap();
+        let stream = within(TlsConnector::from(Arc::new(config)).connect(server, tcp)).await?;
+        Ok(Self { stream, unread: Vec::new() })
+    }
+
+    /// Like [`Self::connect_tls`], after these bytes, as a load balancer would send them.
+    pub(crate) async fn connect_tls_after(
+        port: u16,
+        server: &str,
+        authority: &CertificateDer<'static>,
+        first: &[u8],
+    ) -> std::io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = within(TcpStream::connect(("127.0.0.1", port))).await?;
+        tcp.write_all(first).await?;
         let server = ServerName::try_from(server.to_owned()).unwrap();
         let stream = within(TlsConnector::from(Arc::new(config)).connect(server, tcp)).await?;
         Ok(Self { stream, unread: Vec::new() })
