@@ -147,6 +147,19 @@ impl Registry {
         self.gateway = Some(self.spawn("berth-gateway", &["serve", "--config", "gateway.toml"]));
     }
 
+    /// Adds this to the gateway's configuration, and waits until the running gateway follows it.
+    pub fn add_to_gateway(&self, text: &str) {
+        let log = || fs::read_to_string(self.path("berth-gateway.log")).unwrap().matches("configuration reloaded").count();
+        let before = log();
+        let path = self.path("gateway.toml");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + text).unwrap();
+        let begun = Instant::now();
+        while log() == before {
+            assert!(begun.elapsed() < START_MAX, "the gateway does not follow");
+            sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts the backend (again).
     pub fn start_backend(&mut self) {
         let arguments = ["serve", "--config", "backend.toml", "--admin-password-file", "password"];

@@ -17,6 +17,9 @@ use tracing::warn;
 /// How long files must be left alone before they are looked at: a certificate and its key are written one by one.
 const SETTLING: Duration = Duration::from_millis(500);
 
+/// The least pause between two looks, however many events come.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Watches a set of files.
 pub(crate) struct Watch {
     seen: Files,
@@ -78,16 +81,23 @@ impl Watch {
                 // There is no watcher.
                 return std::future::pending().await;
             }
-            sleep(SETTLING).await;
-            while self.events.try_recv().is_ok() {
+            // Others may write to the same directories without a pause: it is our files that must be left alone.
+            sleep(PAUSE).await;
+            let mut last = self.now();
+            while last != self.seen {
                 sleep(SETTLING).await;
-            }
-            let now: Files = self.seen.keys().map(|file| (file.clone(), Stamp::of(file))).collect();
-            if now != self.seen {
-                self.seen = now;
-                return;
+                let now = self.now();
+                if now == last {
+                    self.seen = now;
+                    return;
+                }
+                last = now;
             }
         }
+    }
+
+    fn now(&self) -> Files {
+        self.seen.keys().map(|file| (file.clone(), Stamp::of(file))).collect()
     }
 }
 
@@ -139,5 +149,17 @@ mod tests {
 
         fs::write(at("something-else"), "d").unwrap();
         assert!(timeout(SETTLING * 3, watch.changed()).await.is_err());
+
+        // A log beside it that is written all the time.
+        let log = at("log");
+        let writing = tokio::spawn(async move {
+            for line in 0.. {
+                fs::write(&log, line.to_string()).unwrap();
+                sleep(SETTLING / 20).await;
+            }
+        });
+        fs::write(at("gateway.toml"), "eeeee").unwrap();
+        timeout(SOON, watch.changed()).await.unwrap();
+        writing.abort();
     }
 }
