@@ -21,3 +21,4 @@ pub mod tls;
 mod upstream;
 
 pub mod cert;
+pub mod convert;
