@@ -45,7 +45,8 @@ pub(super) fn site(source: &mut Source, directives: &[Directive]) -> Site {
 fn note_strangers(hosts: &[VirtualHost<'_>], source: &mut Source) {
     for (at, host) in hosts.iter().enumerate() {
         let is_first = |address: SocketAddr| !hosts[..at].iter().any(|other| other.addresses.iter().any(|(taken, _)| *taken == address));
-        let is_shared = |address: SocketAddr| hosts[at + 1..].iter().any(|other| other.addresses.iter().any(|(taken, _)| *taken == address));
+        let is_shared =
+            |address: SocketAddr| hosts[at + 1..].iter().any(|other| other.addresses.iter().any(|(taken, _)| *taken == address));
         for (address, _) in host.addresses.iter().filter(|(address, _)| is_first(*address) && is_shared(*address)) {
             let reason = format!(
                 "Apache gives hosts that nobody names to the first virtual host of {address}; here they are answered 421, unless you remove one binding's `server_name`"
@@ -112,7 +113,9 @@ fn settings(host: &VirtualHost<'_>, outer: &[&Directive], source: &mut Source) -
     settings.key = file("sslcertificatekeyfile");
     settings.separate_chain = file("sslcertificatechainfile");
     for chain in host.effective(outer, "sslcertificatechainfile") {
-        source.ledger.decide(chain.id, "`certificate` holds the server's certificate and what follows it in one file: append this one to that");
+        source
+            .ledger
+            .decide(chain.id, "`certificate` holds the server's certificate and what follows it in one file: append this one to that");
     }
     for verify in host.effective(outer, "sslverifyclient") {
         match verify.argument(0).to_ascii_lowercase().as_str() {
@@ -162,7 +165,8 @@ fn members(directives: &[Directive], balancer: &str, source: &mut Source) -> Vec
         for (member, at) in inner {
             source.ledger.translated(member.id);
             if member.arguments.len() > at + 1 {
-                let reason = "weights, routes and states are not taken over: the least busy backend is asked, and none that fails its health check";
+                let reason =
+                    "weights, routes and states are not taken over: the least busy backend is asked, and none that fails its health check";
                 source.ledger.decide(member.id, reason);
             }
             let url = member.argument(at);

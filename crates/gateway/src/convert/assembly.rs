@@ -142,12 +142,16 @@ impl Assembly {
     fn note_beside(&mut self, purpose: &Purpose, ledger: &mut Ledger) {
         if let Some((key, found)) = &purpose.other_v1 {
             found.used.iter().for_each(|id| ledger.translated(*id));
-            let reason = format!("V1 goes to another repository than V2, which one binding can't do: {key} needs a port or name of its own");
+            let reason =
+                format!("V1 goes to another repository than V2, which one binding can't do: {key} needs a port or name of its own");
             ledger.decide(found.by, reason);
         }
         let past_front = "sends those elsewhere who come past whoever ends TLS in front: let that one do it";
         purpose.past_front.iter().for_each(|id| ledger.decide(*id, past_front));
-        purpose.to_interface.iter().for_each(|id| ledger.unneeded(*id, "browsers find the user interface on the binding with `console = true`"));
+        purpose
+            .to_interface
+            .iter()
+            .for_each(|id| ledger.unneeded(*id, "browsers find the user interface on the binding with `console = true`"));
         if let (Some(console), true) = (&purpose.console, purpose.docker.is_some()) {
             self.beside.push(console.used.clone());
         }
@@ -156,7 +160,8 @@ impl Assembly {
     /// Settles what depends on all servers together.
     pub(super) fn close(&mut self, ledger: &mut Ledger) {
         let is_registry = |binding: &Binding| !matches!(binding.target, Target::Console | Target::Nothing);
-        let has_other = (0..self.site.bindings.len()).any(|at| is_registry(&self.site.bindings[at]) && !self.whole.iter().any(|(whole, _)| *whole == at));
+        let has_other = (0..self.site.bindings.len())
+            .any(|at| is_registry(&self.site.bindings[at]) && !self.whole.iter().any(|(whole, _)| *whole == at));
         for (at, by) in self.whole.drain(..) {
             let reason = if has_other {
                 self.site.bindings[at].target = Target::Console;
@@ -170,7 +175,9 @@ impl Assembly {
         for id in self.beside.drain(..).flatten() {
             let reason = match has_console {
                 true => "a repository's binding passes /v1 and /v2 only; the REST API is on the binding with `console = true`",
-                false => "a repository's binding passes /v1 and /v2 only: for the REST API add a binding with `console = true` on a port or name of its own",
+                false => {
+                    "a repository's binding passes /v1 and /v2 only: for the REST API add a binding with `console = true` on a port or name of its own"
+                }
             };
             match has_console || !ledger.is_open(id) {
                 true => ledger.unneeded(id, reason),

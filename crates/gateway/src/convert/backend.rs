@@ -14,7 +14,8 @@ pub(super) fn resolve(assembly: &mut Assembly, source: &mut Source, mut expand: 
         if assembly.site.upstream.is_empty() {
             assembly.site.upstream = servers;
         } else if servers != assembly.site.upstream {
-            let reason = format!("another backend than the first server's ({url}): a gateway has one; a second gateway can serve the other");
+            let reason =
+                format!("another backend than the first server's ({url}): a gateway has one; a second gateway can serve the other");
             ids.iter().for_each(|id| source.ledger.decide(*id, reason.clone()));
         }
     }

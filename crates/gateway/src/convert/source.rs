@@ -103,7 +103,11 @@ impl Source {
     /// one that names it is meant.
     fn files(&self, pattern: &str, from: &Arc<Path>) -> Vec<PathBuf> {
         let beside = from.parent().unwrap_or(Path::new(""));
-        [&*self.root, beside].into_iter().map(|directory| matching(&directory.join(pattern))).find(|files| !files.is_empty()).unwrap_or_default()
+        [&*self.root, beside]
+            .into_iter()
+            .map(|directory| matching(&directory.join(pattern)))
+            .find(|files| !files.is_empty())
+            .unwrap_or_default()
     }
 }
 

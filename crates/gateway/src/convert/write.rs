@@ -77,7 +77,14 @@ fn binding(text: &mut String, binding: &Binding) {
             match &tls.certificate {
                 Certificate::Files { certificate, key, separate_chain } => {
                     match separate_chain {
-                        Some(chain) => line(text, format_args!("certificate = {}    # append {} to it", path(certificate), chain.display().to_string().replace(char::is_control, "?"))),
+                        Some(chain) => line(
+                            text,
+                            format_args!(
+                                "certificate = {}    # append {} to it",
+                                path(certificate),
+                                chain.display().to_string().replace(char::is_control, "?")
+                            ),
+                        ),
                         None => line(text, format_args!("certificate = {}", path(certificate))),
                     }
                     line(text, format_args!("key = {}", path(key)));

@@ -38,7 +38,8 @@ pub(super) fn networks(host: &VirtualHost<'_>, outer: &[&Directive], source: &mu
     for directive in host.own.iter().chain(outer) {
         rules.extend(rules_for_all(directive));
     }
-    let denies_rest = rules.iter().any(|rule| rule.is("deny") && rule.arguments.iter().any(|argument| argument.eq_ignore_ascii_case("all")));
+    let denies_rest =
+        rules.iter().any(|rule| rule.is("deny") && rule.arguments.iter().any(|argument| argument.eq_ignore_ascii_case("all")));
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
     for rule in rules {
         let words: Vec<String> = rule.arguments.iter().map(|argument| argument.to_ascii_lowercase()).collect();

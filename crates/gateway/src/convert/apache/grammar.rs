@@ -146,7 +146,9 @@ impl Parser<'_> {
                 self.source.ledger.unneeded(id, "taken to hold");
                 into.extend(block);
             }
-            "ifdefine" if self.definitions.0.contains_key(arguments.first().map_or("", |name| name.trim_start_matches('!'))) != is_negated => {
+            "ifdefine"
+                if self.definitions.0.contains_key(arguments.first().map_or("", |name| name.trim_start_matches('!'))) != is_negated =>
+            {
                 self.source.ledger.unneeded(id, "holds");
                 into.extend(block);
             }

@@ -20,7 +20,8 @@ pub(super) struct VirtualHost<'a> {
 impl<'a> VirtualHost<'a> {
     /// The directives that count for it: its own, or else those around it.
     pub(super) fn effective(&self, outer: &[&'a Directive], name: &str) -> Vec<&'a Directive> {
-        let named = |directives: &[&'a Directive]| -> Vec<&'a Directive> { directives.iter().copied().filter(|one| one.is(name)).collect() };
+        let named =
+            |directives: &[&'a Directive]| -> Vec<&'a Directive> { directives.iter().copied().filter(|one| one.is(name)).collect() };
         let own = named(&self.own);
         if own.is_empty() { named(outer) } else { own }
     }

@@ -155,7 +155,9 @@ impl<'a> Walk<'a> {
         for directive in &self.host.own {
             let arguments: Vec<&str> = directive.arguments.iter().map(String::as_str).collect();
             let (from, to) = match (directive.name.as_str(), arguments.as_slice()) {
-                ("redirect" | "redirectmatch", [status, from, to]) if !status.starts_with('/') || directive.is("redirectmatch") => (*from, *to),
+                ("redirect" | "redirectmatch", [status, from, to]) if !status.starts_with('/') || directive.is("redirectmatch") => {
+                    (*from, *to)
+                }
                 ("redirect" | "redirectmatch" | "redirectpermanent" | "redirecttemp", [from, to]) => (*from, *to),
                 _ => continue,
             };

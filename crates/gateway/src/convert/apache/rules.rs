@@ -78,7 +78,13 @@ impl Turn<'_> {
         }
         Ok(match upper.as_str() {
             "HTTP_HOST" => host(request),
-            "SERVER_NAME" => if self.server_name.is_empty() { request.host.to_owned() } else { self.server_name.clone() },
+            "SERVER_NAME" => {
+                if self.server_name.is_empty() {
+                    request.host.to_owned()
+                } else {
+                    self.server_name.clone()
+                }
+            }
             "SERVER_PORT" => request.port.to_string(),
             "REQUEST_URI" | "REQUEST_FILENAME" | "SCRIPT_FILENAME" => self.path.clone(),
             "REQUEST_SCHEME" => if request.https { "https" } else { "http" }.to_owned(),
@@ -87,9 +93,8 @@ impl Turn<'_> {
             "THE_REQUEST" => format!("GET {} HTTP/1.1", request.path),
             "REMOTE_ADDR" | "REMOTE_HOST" => "192.0.2.1".to_owned(),
             "SERVER_PROTOCOL" => "HTTP/1.1".to_owned(),
-            "QUERY_STRING" | "REMOTE_USER" | "PATH_INFO" | "HTTP_USER_AGENT" | "HTTP_REFERER" | "HTTP_ACCEPT" | "HTTP_COOKIE" | "DOCUMENT_ROOT" => {
-                String::new()
-            }
+            "QUERY_STRING" | "REMOTE_USER" | "PATH_INFO" | "HTTP_USER_AGENT" | "HTTP_REFERER" | "HTTP_ACCEPT" | "HTTP_COOKIE"
+            | "DOCUMENT_ROOT" => String::new(),
             _ if upper.starts_with("SSL:") || upper.starts_with("LA-") => String::new(),
             _ => return Err(format!("%{{{name}}}")),
         })

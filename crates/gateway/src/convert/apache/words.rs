@@ -139,7 +139,15 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
 
 /// Whether a variable only says how mod_proxy sends bodies.
 fn is_transfer(directive: &Directive) -> bool {
-    let names = ["proxy-sendcl", "proxy-sendchunked", "proxy-sendchunks", "proxy-nokeepalive", "proxy-initial-not-pooled", "force-proxy-request-1.0", "nokeepalive"];
+    let names = [
+        "proxy-sendcl",
+        "proxy-sendchunked",
+        "proxy-sendchunks",
+        "proxy-nokeepalive",
+        "proxy-initial-not-pooled",
+        "force-proxy-request-1.0",
+        "nokeepalive",
+    ];
     directive.arguments.iter().any(|argument| names.iter().any(|name| argument.starts_with(name)))
 }
 

@@ -46,7 +46,10 @@ pub(super) fn networks(around: &Around<'_>, server: &Directive, source: &mut Sou
                 // NGINX has let the earlier ones in already; `deny` of a binding outweighs its `allow`.
                 match allow.is_empty() {
                     true => source.ledger.translated(rule.id),
-                    false => source.ledger.decide(rule.id, "here `deny` outweighs every `allow`, in NGINX the earlier line: check networks that are within each other"),
+                    false => source.ledger.decide(
+                        rule.id,
+                        "here `deny` outweighs every `allow`, in NGINX the earlier line: check networks that are within each other",
+                    ),
                 }
                 deny.push(network);
             }

@@ -92,7 +92,9 @@ pub(super) fn names(server: &Directive, ledger: &mut Ledger) -> Vec<Named> {
                 }
                 None => ledger.decide(
                     directive.id,
-                    format!("{text}: a binding's name is a whole host or `*.` and a whole domain; write a binding for each host that is meant"),
+                    format!(
+                        "{text}: a binding's name is a whole host or `*.` and a whole domain; write a binding for each host that is meant"
+                    ),
                 ),
             }
         }

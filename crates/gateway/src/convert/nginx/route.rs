@@ -194,7 +194,8 @@ impl<'a> Walk<'a> {
     /// The headers of the innermost level that sets any: they replace those of all others.
     fn headers(&mut self) -> Vec<(String, String, Id)> {
         let levels = std::mem::take(&mut self.levels);
-        let set = |level: &Vec<&'a Directive>| -> Vec<&'a Directive> { level.iter().copied().filter(|d| d.is("proxy_set_header")).collect() };
+        let set =
+            |level: &Vec<&'a Directive>| -> Vec<&'a Directive> { level.iter().copied().filter(|d| d.is("proxy_set_header")).collect() };
         let innermost = levels.iter().rev().map(set).find(|headers| !headers.is_empty()).unwrap_or_default();
         let value = |header: &Directive| {
             let value = self.variables.expand(header.argument(1)).ok()?;

@@ -53,7 +53,10 @@ fn members(group: &Directive, is_tls: bool, source: &mut Source) -> Vec<Server> 
         if has("backup") {
             ledger.decide(member.id, "there is no backup: it gets its share like every other");
         } else if member.arguments.len() > 1 {
-            ledger.decide(member.id, "weights and failure counts are not taken over: the least busy backend is asked, and none that fails its health check");
+            ledger.decide(
+                member.id,
+                "weights and failure counts are not taken over: the least busy backend is asked, and none that fails its health check",
+            );
         }
         let address = member.argument(0);
         let endpoint = match address.strip_prefix("unix:") {

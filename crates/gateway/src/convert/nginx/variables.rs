@@ -102,7 +102,8 @@ impl<'a> Variables<'a> {
         self.used.push(map.id);
         let entries = || map.children().iter().filter(|entry| entry.arguments.len() == 1);
         let exact = entries().find(|entry| entry.name.eq_ignore_ascii_case(&key));
-        let wildcard = || entries().find(|entry| entry.name.strip_prefix('*').is_some_and(|end| end.starts_with('.') && key.ends_with(end)));
+        let wildcard =
+            || entries().find(|entry| entry.name.strip_prefix('*').is_some_and(|end| end.starts_with('.') && key.ends_with(end)));
         if let Some(entry) = exact.or_else(wildcard) {
             self.used.push(entry.id);
             return self.expand_within(entry.argument(0), depth + 1);

@@ -39,7 +39,9 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
         "map" | "geo" | "split_clients" => whole(Decide, "no rule that was translated uses this variable"),
         "upstream" => whole(Decide, "no server that was translated uses these backends"),
         "stream" | "mail" => whole(Decide, "only HTTP is proxied"),
-        "limit_except" => whole(Decide, "methods are the backend's to allow, by the permissions of its users; `read_only = true` refuses all that write"),
+        "limit_except" => {
+            whole(Decide, "methods are the backend's to allow, by the permissions of its users; `read_only = true` refuses all that write")
+        }
         "if" if only_sets(directive) => whole(Unneeded, "scheme, host and port are taken from the connection"),
         "if" => plain(Decide, "not met by a request of a registry client"),
         name if name.ends_with("_by_lua_block") || name.starts_with("js_") || name.starts_with("perl") => {
@@ -61,9 +63,13 @@ fn header(name: &str, value: &str) -> Option<(Verdict, &'static str)> {
         "x-forwarded-proto" | "x-forwarded-ssl" | "x-forwarded-scheme" | "x-scheme" => (Unneeded, "the scheme is passed by itself"),
         "x-forwarded-port" => (Unneeded, "the port is kept by itself"),
         "x-forwarded-host" | "x-forwarded-server" | "forwarded" => (Unneeded, "the host is passed by itself"),
-        "x-artifactory-override-base-url" | "x-jfrog-override-base-url" => (Unneeded, "the backend makes its URLs from scheme, host and port"),
+        "x-artifactory-override-base-url" | "x-jfrog-override-base-url" => {
+            (Unneeded, "the backend makes its URLs from scheme, host and port")
+        }
         "x-request-id" => (Unneeded, "every request gets an id by itself"),
-        "connection" | "upgrade" => (Unneeded, "connections to the backend are kept by themselves, and registry clients upgrade to nothing"),
+        "connection" | "upgrade" => {
+            (Unneeded, "connections to the backend are kept by themselves, and registry clients upgrade to nothing")
+        }
         "accept-encoding" | "x-original-uri" | "x-nginx-proxy" | "early-data" => (Unneeded, "means nothing to the backend"),
         "authorization" if value.is_empty() => (Decide, "the backend checks passwords itself: `Authorization` is passed on"),
         "authorization" => (Decide, "a fixed login is not added: give anonymous users the permission instead"),
@@ -148,5 +154,8 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
 
 /// Whether a rule sends browsers to Artifactory's own pages.
 fn points_to_interface(directive: &Directive) -> bool {
-    directive.arguments.iter().any(|argument| argument.contains("webapp") || argument.starts_with("/ui") || argument.contains("/artifactory/?"))
+    directive
+        .arguments
+        .iter()
+        .any(|argument| argument.contains("webapp") || argument.starts_with("/ui") || argument.contains("/artifactory/?"))
 }
