@@ -90,6 +90,9 @@ fn add_host(
         source.ledger.translated(host.id);
     } else if let Some(why) = unknown {
         source.ledger.note(host.id, Verdict::NotUnderstood, format!("what this host does with /v1 and /v2 can't be followed: {why}"));
+    } else if host.own.iter().any(|rule| rule.is("rewriterule") && rule.argument(1) == "-" && rule.argument(2).contains("R=4")) {
+        source.ledger.unneeded(host.id, "hosts that no binding has are answered 421");
+        host.own.iter().for_each(|directive| source.ledger.cover(std::slice::from_ref(*directive)));
     } else if !host.is_main {
         source.ledger.decide(host.id, "leads to no repository, no REST API and no other host: nothing here is translated");
         host.own.iter().for_each(|directive| source.ledger.cover(std::slice::from_ref(*directive)));
@@ -100,8 +103,8 @@ fn ask(host: &VirtualHost<'_>, outer: &[&Directive], face: &Face) -> Purpose {
     let around = if host.is_main { &[] } else { outer };
     let asked = Host { id: host.id, own: host.own.clone(), outer: around, server_name: host.server_name() };
     let name = face.name.example();
-    probe::purpose_behind(face.is_tls, |forwarded_proto, path| {
-        let request = Request { host: &name, port: face.listen.port(), https: face.is_tls, forwarded_proto, captures: &[], path };
+    probe::purpose_behind(face.is_tls, |forwarded_proto, method, path| {
+        let request = Request { method, host: &name, port: face.listen.port(), https: face.is_tls, forwarded_proto, captures: &[], path };
         route::route(&asked, request)
     })
 }
@@ -148,6 +151,13 @@ fn resolve(directives: &[Directive], assembly: &mut Assembly, source: &mut Sourc
         Some(_) => members(directives, url, source),
         None => servers_of(url, ids, &mut source.ledger),
     });
+    let ca = hosts::all(directives).into_iter().find(|one| one.is("sslproxycacertificatefile"));
+    for tls in assembly.site.upstream.iter_mut().filter_map(|server| server.tls.as_mut()) {
+        if let Some(ca) = ca {
+            source.ledger.translated(ca.id);
+            tls.ca = Some(source.root.join(ca.argument(0)));
+        }
+    }
 }
 
 fn members(directives: &[Directive], balancer: &str, source: &mut Source) -> Vec<Server> {

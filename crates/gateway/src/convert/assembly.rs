@@ -106,6 +106,10 @@ impl Assembly {
         if let Some((origin, used)) = &purpose.redirect {
             redirect(&mut binding, origin, used, ledger);
         }
+        if let Some(rules) = &purpose.read_only {
+            binding.read_only = true;
+            rules.iter().for_each(|id| ledger.translated(*id));
+        }
         self.note_beside(purpose, ledger);
         self.note_dangers(&binding, face, ledger);
         if let Some(docker) = purpose.docker.as_ref().filter(|docker| docker.is_whole) {
@@ -235,50 +239,50 @@ fn redirect(binding: &mut Binding, origin: &str, used: &[Id], ledger: &mut Ledge
 
 /// Where the headers say that the server is, if that is not where it listens.
 fn public(face: &Face, headers: &[(String, String, Id)], ledger: &mut Ledger) -> Public {
-    let scheme = if face.is_tls { Scheme::Https } else { Scheme::Http };
-    let host = face.name.example();
-    let mut public = Public::AsListened;
+    let own = if face.is_tls { Scheme::Https } else { Scheme::Http };
+    let example = face.name.example();
+    let (mut scheme, mut host, mut port) = (own, None, None);
+    let mut sayers = Vec::new();
     for (name, value, id) in headers {
-        let said = match name.as_str() {
-            "host" => said(&host, face, scheme, value),
-            "x-artifactory-override-base-url" | "x-jfrog-override-base-url" => base_url(&host, face, scheme, value),
-            "x-forwarded-port" => value.parse().ok().filter(|port| *port != face.listen.port()).map(Public::Port),
-            "x-forwarded-proto" if value == "https" && !face.is_tls => Some(Public::Url(format!("https://{host}"))),
-            _ => None,
-        };
-        let Some(said) = said else { continue };
-        let said = match said {
-            Public::Url(url) if url.contains(ANY_HOST) || url.contains(HOST_LABEL) => {
-                ledger.decide(*id, "the whole address that clients use differs from the one listened on: write it as `public_url`");
+        let (said_scheme, authority) = match name.as_str() {
+            "host" => (None, value.as_str()),
+            "x-artifactory-override-base-url" | "x-jfrog-override-base-url" => {
+                let (scheme, rest) = value.split_once("://").unwrap_or(("", value));
+                (scheme.parse().ok(), rest.split('/').next().unwrap_or_default())
+            }
+            "x-forwarded-proto" => (value.parse().ok(), ""),
+            "x-forwarded-port" => {
+                // What the host says itself is what clients see.
+                port = port.or(value.parse().ok());
+                sayers.push((*id, value.parse::<u16>().is_ok_and(|port| port != face.listen.port())));
                 continue;
             }
-            said => said,
+            _ => continue,
         };
-        ledger.translated(*id);
-        // A whole address says more than a port.
-        if public == Public::AsListened || matches!(said, Public::Url(_)) {
-            public = said;
+        let authority: Option<Authority> = authority.parse().ok();
+        let is_other = authority.as_ref().is_some_and(|authority| !authority.host().eq_ignore_ascii_case(&example));
+        let other_port = authority.as_ref().and_then(Authority::port).filter(|port| *port != face.listen.port());
+        sayers.push((*id, is_other || other_port.is_some() || said_scheme.is_some_and(|scheme| scheme != own)));
+        scheme = said_scheme.unwrap_or(scheme);
+        if let Some(authority) = authority {
+            port = authority.port().or(port);
+            host = Some(authority).filter(|_| is_other).or(host);
         }
     }
-    public
-}
-
-/// What a `Host` header says that differs. The name alone is the old mistake of losing the port, not a wish.
-fn said(host: &str, face: &Face, scheme: Scheme, value: &str) -> Option<Public> {
-    let authority: Authority = value.parse().ok()?;
-    if !authority.host().eq_ignore_ascii_case(host) {
-        return (face.name != Name::Any).then(|| Public::Url(Origin::new(scheme, authority).to_string()));
+    for (id, _) in sayers.iter().filter(|(_, says_something)| *says_something) {
+        ledger.translated(*id);
     }
-    authority.port().filter(|port| *port != face.listen.port()).map(Public::Port)
-}
-
-fn base_url(host: &str, face: &Face, scheme: Scheme, value: &str) -> Option<Public> {
-    let (own, rest) = value.split_once("://")?;
-    let authority = rest.split('/').next()?;
-    match own.parse() {
-        // Nobody in front has said anything: it is meant to be the scheme of the connection.
-        Err(()) => said(host, face, scheme, authority),
-        Ok(own) if own == scheme => said(host, face, scheme, authority),
-        Ok(own) => Some(Public::Url(Origin::new(own, authority.parse().ok()?).to_string())),
+    if scheme == own && host.is_none() {
+        return port.filter(|port| *port != face.listen.port()).map_or(Public::AsListened, Public::Port);
     }
+    let Ok(known) = host.map_or_else(|| example.parse::<Authority>(), Ok) else { return Public::AsListened };
+    if [ANY_HOST, HOST_LABEL].iter().any(|unknown| known.host().contains(unknown)) {
+        let reason = "the address that clients use is not the one listened on: write it as `public_url`";
+        sayers.iter().filter(|(_, says_something)| *says_something).for_each(|(id, _)| ledger.decide(*id, reason));
+        return Public::AsListened;
+    }
+    // The port listened on is what the scheme's own is mapped to, if TLS ends in front.
+    let port = port.filter(|port| scheme == own || *port != face.listen.port());
+    let origin = port.map_or_else(|| Origin::new(scheme, known.clone()), |port| Origin::on_port(scheme, &known, port));
+    Public::Url(origin.to_string())
 }

@@ -24,8 +24,8 @@ use super::site::{Binding, Public, Site, Target};
 /// What stands in front of a registry's paths.
 const PREFIX: &str = "/artifactory/api/docker";
 
-/// Of a path: what no registry's path has, or what servers disagree on. The query is the backend's to check.
-const BAD_PATH: &str = r"^[^?]*(//|/\.\.?(/|\?|$)|[^?A-Za-z0-9/._~:@+=-])";
+/// The characters of registry paths, for within brackets. What else there is, servers disagree on.
+const PATH_CHARS: &str = "A-Za-z0-9/._~:@+=-";
 
 /// One label that can be a repository's key, and one path element that can.
 const KEY_IN_HOST: &str = "[a-z0-9][a-z0-9_-]*";

@@ -121,6 +121,9 @@ fn add_server(
         source.ledger.translated(server.id);
     } else if let Some(why) = unknown {
         source.ledger.note(server.id, Verdict::NotUnderstood, format!("what this server does with /v1 and /v2 can't be followed: {why}"));
+    } else if server.children().iter().any(|directive| directive.is("return") && !directive.argument(0).starts_with('3')) {
+        source.ledger.unneeded(server.id, "hosts that no binding has are answered 421");
+        source.ledger.cover(server.children());
     } else {
         source.ledger.decide(server.id, "leads to no repository, no REST API and no other host: nothing here is translated");
         source.ledger.cover(server.children());
@@ -129,8 +132,8 @@ fn add_server(
 
 fn ask(around: &Around<'_>, server: &Directive, face: &Face, captures: &[(String, String)]) -> Purpose {
     let host = face.name.example();
-    probe::purpose_behind(face.is_tls, |forwarded_proto, path| {
-        let request = Request { host: &host, port: face.listen.port(), https: face.is_tls, forwarded_proto, captures, path };
+    probe::purpose_behind(face.is_tls, |forwarded_proto, method, path| {
+        let request = Request { method, host: &host, port: face.listen.port(), https: face.is_tls, forwarded_proto, captures, path };
         route::route(server, &around.outer, &around.maps, request)
     })
 }

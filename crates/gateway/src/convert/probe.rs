@@ -26,6 +26,7 @@ const BROWSER_PATHS: [&str; 3] = ["/", "/artifactory", "/zz"];
 /// A request to ask the rules about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
     pub(super) host: &'a str,
     pub(super) port: u16,
     pub(super) https: bool,
@@ -71,6 +72,8 @@ pub(super) struct Purpose {
     pub(super) redirect: Option<(String, Vec<Id>)>,
     /// Rules that only send browsers to the user interface.
     pub(super) to_interface: Vec<Id>,
+    /// Whether pushes are refused, and the rules that do.
+    pub(super) read_only: Option<Vec<Id>>,
     /// Rules for those who come past whoever ends TLS in front.
     pub(super) past_front: Vec<Id>,
     /// Why a registry request could not be followed.
@@ -97,12 +100,12 @@ pub(super) struct Docker {
 
 /// Asks about everything that matters here, and again as if somebody had ended TLS in front if that is what the rules
 /// wait for. The first argument of `route` is what that somebody says of the scheme.
-pub(super) fn purpose_behind(is_tls: bool, mut route: impl FnMut(&str, &str) -> Answer) -> Purpose {
-    let direct = purpose(|path| route("", path));
+pub(super) fn purpose_behind(is_tls: bool, mut route: impl FnMut(&str, &str, &str) -> Answer) -> Purpose {
+    let direct = purpose(|method, path| route("", method, path));
     if direct.docker.is_some() || is_tls {
         return direct;
     }
-    let mut behind = purpose(|path| route("https", path));
+    let mut behind = purpose(|method, path| route("https", method, path));
     if behind.docker.is_none() {
         return direct;
     }
@@ -112,10 +115,10 @@ pub(super) fn purpose_behind(is_tls: bool, mut route: impl FnMut(&str, &str) -> 
 }
 
 /// Asks `route` about everything that matters here.
-fn purpose(mut route: impl FnMut(&str) -> Answer) -> Purpose {
+fn purpose(mut route: impl FnMut(&str, &str) -> Answer) -> Purpose {
     let mut purpose = Purpose::default();
-    let v2 = docker(&mut purpose, route(V2_PATH), V2_PATH);
-    let v1 = docker(&mut purpose, route(V1_PATH), V1_PATH);
+    let v2 = docker(&mut purpose, route("GET", V2_PATH), V2_PATH);
+    let v1 = docker(&mut purpose, route("GET", V1_PATH), V1_PATH);
     purpose.docker = match (v2, v1) {
         (Some(mut v2), Some(v1)) if v2.target == v1.target => {
             v2.found.used.extend(v1.found.used);
@@ -129,8 +132,14 @@ fn purpose(mut route: impl FnMut(&str) -> Answer) -> Purpose {
         }
         (v2, v1) => v2.or(v1),
     };
+    if purpose.docker.is_some() {
+        let pushed = [route("PUT", V2_PATH), route("PUT", V1_PATH)];
+        if pushed.iter().all(|answer| answer.outcome == Outcome::Answered) {
+            purpose.read_only = Some(pushed.into_iter().flat_map(|answer| answer.used).collect());
+        }
+    }
     for path in CONSOLE_PATHS {
-        let Answer { outcome, used, headers } = route(path);
+        let Answer { outcome, used, headers } = route("GET", path);
         if let Outcome::Proxied { backend, path: upstream, by } = outcome
             && is_management(&upstream, path)
         {
@@ -138,7 +147,7 @@ fn purpose(mut route: impl FnMut(&str) -> Answer) -> Purpose {
         }
     }
     for path in BROWSER_PATHS {
-        let Answer { outcome, used, .. } = route(path);
+        let Answer { outcome, used, .. } = route("GET", path);
         match outcome {
             Outcome::Redirected(to) if path == "/zz" => purpose.redirect = elsewhere(&to).map(|origin| (origin, used)),
             Outcome::Redirected(_) => purpose.to_interface.extend(used),

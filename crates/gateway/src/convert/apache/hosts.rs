@@ -120,7 +120,8 @@ pub(super) fn names(host: &VirtualHost<'_>, ledger: &mut Ledger) -> Vec<(Name, O
             let is_host = |host: &str| host.parse::<berth_names::Authority>().is_ok_and(|authority| authority.port().is_none());
             let name = match lower.strip_prefix("*.") {
                 Some(suffix) if is_host(suffix) => Name::Below(suffix.to_owned()),
-                None if lower == "*" => Name::Any,
+                // Nobody has a host below `.invalid`: such a name is written where one must be.
+                None if lower == "*" || lower.ends_with(".invalid") => Name::Any,
                 None if is_host(&lower) => Name::Exact(lower),
                 _ => {
                     ledger.decide(
@@ -135,6 +136,11 @@ pub(super) fn names(host: &VirtualHost<'_>, ledger: &mut Ledger) -> Vec<(Name, O
             }
         }
     }
+    // A host that a pattern of the same virtual host means besides.
+    let domains: Vec<String> =
+        names.iter().filter_map(|(name, _)| if let Name::Below(domain) = name { Some(domain.clone()) } else { None }).collect();
+    let is_meant = |host: &str| host.split_once('.').is_some_and(|(_, domain)| domains.iter().any(|other| other == domain));
+    names.retain(|(name, _)| !matches!(name, Name::Exact(host) if is_meant(host)));
     if names.is_empty() {
         names.push((Name::Any, None));
     }

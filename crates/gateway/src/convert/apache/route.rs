@@ -22,7 +22,13 @@ pub(super) struct Host<'a> {
 pub(super) fn route(host: &Host<'_>, request: Request<'_>) -> Answer {
     let mut walk = Walk {
         host,
-        turn: Turn { request, server_name: host.server_name.clone(), path: request.path.to_owned(), environment: Vec::new() },
+        turn: Turn {
+            request,
+            server_name: host.server_name.clone(),
+            path: request.path.to_owned(),
+            directives: &host.own,
+            environment: Vec::new(),
+        },
         used: vec![host.id],
         groups: Groups::default(),
     };

@@ -20,7 +20,9 @@ pub(super) struct Turn<'a> {
     pub(super) request: Request<'a>,
     pub(super) server_name: String,
     pub(super) path: String,
-    /// What `[E=name:value]` and `SetEnv` have set.
+    /// The directives around the rules, for the maps among them.
+    pub(super) directives: &'a [&'a Directive],
+    /// What `[E=name:value]` has set.
     pub(super) environment: Vec<(String, String)>,
 }
 
@@ -44,6 +46,11 @@ impl Turn<'_> {
                     value.push_str(&self.variable(name)?);
                     after
                 }
+                ("$", None) if behind.starts_with('{') => {
+                    let (lookup, after) = behind[1..].split_once('}').ok_or_else(|| text.to_owned())?;
+                    value.push_str(&self.mapped(lookup, groups)?);
+                    after
+                }
                 ("\\", _) => {
                     let next = behind.chars().next();
                     value.extend(next);
@@ -60,6 +67,20 @@ impl Turn<'_> {
         }
         value.push_str(rest);
         Ok(value)
+    }
+
+    /// `${map:key}`, of the maps that Apache has within itself.
+    fn mapped(&self, lookup: &str, groups: &Groups) -> Result<String, String> {
+        let unknown = || format!("the map ${{{lookup}}}");
+        let (name, key) = lookup.split_once(':').ok_or_else(unknown)?;
+        let key = self.expand(key.split('|').next().unwrap_or_default(), groups)?;
+        let map = self.directives.iter().find(|one| one.is("rewritemap") && one.argument(0) == name).ok_or_else(unknown)?;
+        match map.argument(1) {
+            "int:tolower" => Ok(key.to_ascii_lowercase()),
+            "int:toupper" => Ok(key.to_ascii_uppercase()),
+            "int:escape" | "int:unescape" => Ok(key),
+            _ => Err(unknown()),
+        }
     }
 
     fn variable(&self, name: &str) -> Result<String, String> {
@@ -89,8 +110,8 @@ impl Turn<'_> {
             "REQUEST_URI" | "REQUEST_FILENAME" | "SCRIPT_FILENAME" => self.path.clone(),
             "REQUEST_SCHEME" => if request.https { "https" } else { "http" }.to_owned(),
             "HTTPS" => if request.https { "on" } else { "off" }.to_owned(),
-            "REQUEST_METHOD" => "GET".to_owned(),
-            "THE_REQUEST" => format!("GET {} HTTP/1.1", request.path),
+            "REQUEST_METHOD" => request.method.to_owned(),
+            "THE_REQUEST" => format!("{} {} HTTP/1.1", request.method, request.path),
             "REMOTE_ADDR" | "REMOTE_HOST" => "192.0.2.1".to_owned(),
             "SERVER_PROTOCOL" => "HTTP/1.1".to_owned(),
             "QUERY_STRING" | "REMOTE_USER" | "PATH_INFO" | "HTTP_USER_AGENT" | "HTTP_REFERER" | "HTTP_ACCEPT" | "HTTP_COOKIE"

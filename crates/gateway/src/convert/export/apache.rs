@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::super::site::{Binding, Certificate, Endpoint, Limits, Server, Site, Target};
 use super::{
-    BAD_PATH, CIPHERS, CLAIMS, KEY_IN_HOST, KEY_IN_PATH, Origin, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix,
+    CIPHERS, CLAIMS, KEY_IN_HOST, KEY_IN_PATH, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix,
     word,
 };
 
@@ -148,6 +148,7 @@ fn passing(text: &mut String, site: &Site, binding: &Binding) {
         "    RequestReadTimeout header=10 body=0",
         "</IfModule>",
         "SetEnv no-gzip 1",
+        "AllowEncodedSlashes NoDecode",
         "ProxyRequests Off",
         "ProxyPreserveHost On",
         "ProxyAddHeaders Off",
@@ -182,7 +183,8 @@ fn passing(text: &mut String, site: &Site, binding: &Binding) {
 fn rules(text: &mut String, site: &Site, binding: &Binding) {
     let backend = backend(site);
     text.push_str("\n    RewriteEngine on\n    # Paths that two servers could read differently, and requests without a host.\n");
-    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[A-Z]+ (?:https?://[^/? ]*)?+{}\" [OR]", bad_path());
+    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[A-Z]+ (?:https?://[^/? ]*)?/(?:/|\\.\\.?[/ ?])\" [OR]");
+    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[A-Z]+ (?:https?://[^/? ]*)?/[^ ?]*(?://|/\\.\\.?[/ ?]|[^ ?{PATH_CHARS}])\" [OR]");
     line!(text, 1, "RewriteCond %{{HTTP_HOST}} \"^$\"");
     line!(text, 1, "RewriteRule ^ - [R=400,L]");
     line!(text, 1, "RewriteCond %{{HTTP_HOST}} \"^(\\[[0-9A-Fa-f:.]+\\]|[^:]+)\"");
@@ -219,11 +221,6 @@ fn rules(text: &mut String, site: &Site, binding: &Binding) {
         line!(text, 1, "RewriteRule ^ \"{}%{{REQUEST_URI}}\" [R=302,L]", word(origin));
     }
     line!(text, 1, "RewriteRule ^ - [R=404,L]");
-}
-
-/// [`BAD_PATH`] within a whole request line, which ends at a space.
-fn bad_path() -> String {
-    BAD_PATH.trim_start_matches('^').replace("[^?]*", "[^ ?]*").replace("|\\?|$)", "|[ ?])").replace("[^?A", "[^ ?A")
 }
 
 /// What proxies in front say counts if the connection comes from one of them.

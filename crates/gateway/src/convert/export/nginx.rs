@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::super::site::{Binding, Certificate, Endpoint, Site, Target};
 use super::{
-    BAD_PATH, CIPHERS, CLAIMS, KEY_IN_HOST, KEY_IN_PATH, Origin, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix,
+    CIPHERS, CLAIMS, KEY_IN_HOST, KEY_IN_PATH, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix,
     word,
 };
 
@@ -135,7 +135,7 @@ fn server(text: &mut String, site: &Site, binding: &Binding, number: usize) {
     passing(text, site, binding);
     text.push_str("\n    # Paths that two servers could read differently.\n");
     line!(text, 1, "merge_slashes off;");
-    line!(text, 1, "if ($request_uri ~ \"{BAD_PATH}\") {{ return 400; }}");
+    line!(text, 1, "if ($request_uri ~ \"^[^?]*(//|/\\.\\.?(/|\\?|$)|[^?{PATH_CHARS}])\") {{ return 400; }}");
     if binding.read_only {
         line!(text, 1, "if ($request_method !~ ^(GET|HEAD|OPTIONS)$) {{ return 405; }}");
     }

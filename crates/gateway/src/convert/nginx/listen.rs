@@ -127,15 +127,14 @@ fn parse(text: &str) -> Option<Vec<(Name, Vec<(String, String)>)>> {
     is_host(&lower).then(|| vec![plain(Name::Exact(lower))])
 }
 
-/// The domain behind the one label that a pattern such as `^(?<repo>.+)\.docker\.company\.com$` captures.
+/// The domain behind the one label that a pattern such as `^(?<repo>.+)\.docker\.company\.com$` has in front.
 pub(in super::super) fn suffix(pattern: &str) -> Option<String> {
     let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
-    let group = pattern.strip_prefix('(')?;
-    let (group, rest) = group.split_once(')')?;
-    // One group without others in it, and a dot between it and the domain.
-    if group.contains('(') {
-        return None;
-    }
+    // One group without others in it, or a label that nothing is made of, and a dot between it and the domain.
+    let rest = match pattern.strip_prefix("[^.]+") {
+        Some(rest) => rest,
+        None => pattern.strip_prefix('(')?.split_once(')').filter(|(group, _)| !group.contains('('))?.1,
+    };
     let rest = rest.strip_suffix('$').unwrap_or(rest);
     let domain = rest.strip_prefix("\\.").or_else(|| rest.strip_prefix('.'))?.replace("\\.", ".").replace("\\-", "-").to_ascii_lowercase();
     let authority = domain.parse::<berth_names::Authority>().ok()?;
@@ -172,6 +171,7 @@ mod tests {
             (r"^(?<repo>[^.]+)\.docker.company.com$", Some("docker.company.com")),
             (r"^(?P<repo>[a-z0-9-]+)\.host$", Some("host")),
             (r"^(.*)\.Art-Prod\.company\.com$", Some("art-prod.company.com")),
+            (r"^[^.]+\.docker\.company\.com$", Some("docker.company.com")),
             (r"(?<repo>.+)\-artifactory.company.com", None),
             (r"^www\d+\.company\.com$", None),
             (r"(?<repo>.+)", None),

@@ -62,6 +62,10 @@ impl<'a> Walk<'a> {
                 }
             }
             let Some(innermost) = locations.last() else { return Ok(Outcome::Answered) };
+            if let Some(except) = self.is_excepted(innermost) {
+                self.used.push(except.id);
+                return Ok(Outcome::Answered);
+            }
             if let Some(pass) = innermost.children().iter().find(|directive| directive.is("proxy_pass")) {
                 return self.pass(pass, innermost, is_broken && self.variables.path != before);
             }
@@ -77,14 +81,27 @@ impl<'a> Walk<'a> {
     }
 
     /// The location of the path, within the locations that it is nested in.
-    fn locations(&self, server: &'a Directive) -> Result<Vec<&'a Directive>, String> {
+    fn locations(&mut self, server: &'a Directive) -> Result<Vec<&'a Directive>, String> {
         let mut chosen = Vec::new();
         let mut within = server;
         while let Some(location) = choose(within, &self.variables.path)? {
+            if let Some(pattern) = location_pattern(location)
+                && let Some(found) = captures(&pattern, &self.variables.path)?
+            {
+                found.into_iter().for_each(|(name, value)| self.variables.set(&name, value));
+            }
             chosen.push(location);
             within = location;
         }
         Ok(chosen)
+    }
+
+    /// The `limit_except` that keeps the request's method out of a location.
+    fn is_excepted(&self, location: &'a Directive) -> Option<&'a Directive> {
+        let method = self.variables.request.method;
+        let is_let_in = |limit: &Directive| limit.arguments.iter().any(|one| one == method || (one == "GET" && method == "HEAD"));
+        let denies = |limit: &Directive| limit.children().iter().any(|rule| rule.is("deny") && rule.argument(0) == "all");
+        location.children().iter().find(|one| one.is("limit_except") && denies(one) && !is_let_in(one))
     }
 
     /// What happens if no file is there. None: look the path up anew.
@@ -226,6 +243,16 @@ fn prefix(location: &Directive) -> Option<&str> {
     }
 }
 
+/// The pattern that a location's paths have to match, if that is how it says which are its own.
+fn location_pattern(location: &Directive) -> Option<String> {
+    match location.arguments.as_slice() {
+        [modifier, pattern] if modifier == "~" => Some(pattern.clone()),
+        [modifier, pattern] if modifier == "~*" => Some(format!("*{pattern}")),
+        [glued] if glued.starts_with('~') => Some(glued[1..].to_owned()),
+        _ => None,
+    }
+}
+
 /// The location that NGINX takes: the exact one; the longest prefix if it is to win; the first pattern; the longest prefix.
 fn choose<'a>(within: &'a Directive, path: &str) -> Result<Option<&'a Directive>, String> {
     let locations = || within.children().iter().filter(|directive| directive.is("location"));
@@ -241,12 +268,7 @@ fn choose<'a>(within: &'a Directive, path: &str) -> Result<Option<&'a Directive>
         return Ok(by_prefix);
     }
     for location in locations() {
-        let pattern = match location.arguments.as_slice() {
-            [modifier, pattern] if modifier == "~" => pattern.clone(),
-            [modifier, pattern] if modifier == "~*" => format!("*{pattern}"),
-            [glued] if glued.starts_with('~') => glued[1..].to_owned(),
-            _ => continue,
-        };
+        let Some(pattern) = location_pattern(location) else { continue };
         if captures(&pattern, path)?.is_some() {
             return Ok(Some(location));
         }

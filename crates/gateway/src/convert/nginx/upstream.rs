@@ -17,6 +17,28 @@ pub(super) fn resolve(around: &Around<'_>, assembly: &mut Assembly, source: &mut
         None => Vec::new(),
     };
     backend::resolve(assembly, source, expand);
+    if assembly.site.upstream.iter().any(|server| server.tls.is_some()) {
+        let tls = tls(around, source);
+        assembly.site.upstream.iter_mut().filter(|server| server.tls.is_some()).for_each(|server| server.tls = Some(tls.clone()));
+    }
+}
+
+/// How backends prove who they are, wherever it is said first.
+fn tls(around: &Around<'_>, source: &mut Source) -> ServerTls {
+    let mut said: Vec<&Directive> = around.outer.clone();
+    let mut levels: Vec<&Directive> = around.servers.clone();
+    while let Some(directive) = levels.pop() {
+        said.push(directive);
+        levels.extend(directive.children());
+    }
+    said.sort_by_key(|directive| directive.id);
+    let mut find = |name: &str| {
+        let found = said.iter().find(|one| one.is(name) && !one.argument(0).contains('$'))?;
+        source.ledger.translated(found.id);
+        Some(found.argument(0).to_owned())
+    };
+    let (server_name, ca) = (find("proxy_ssl_name"), find("proxy_ssl_trusted_certificate"));
+    ServerTls { server_name, ca: ca.map(|path| source.root.join(path)) }
 }
 
 fn members(group: &Directive, is_tls: bool, source: &mut Source) -> Vec<Server> {

@@ -80,7 +80,7 @@ impl<'a> Variables<'a> {
             "request_uri" => request.path.to_owned(),
             "uri" | "document_uri" => self.path.clone(),
             "http_x_forwarded_proto" => request.forwarded_proto.to_owned(),
-            "request_method" => "GET".to_owned(),
+            "request_method" => request.method.to_owned(),
             "server_name" => request.host.to_owned(),
             "args" | "query_string" | "is_args" | "http_upgrade" => String::new(),
             "remote_addr" | "proxy_add_x_forwarded_for" | "realip_remote_addr" | "proxy_protocol_addr" => "192.0.2.1".to_owned(),
