@@ -38,6 +38,16 @@ pub struct Registry {
     pub console: u16,
 }
 
+/// A gateway besides the registry's own; it ends with its value.
+pub struct Gateway(Child);
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A port that nobody uses, nor will: below the range from which the kernel takes ports of outgoing connections, and
 /// each once in this process.
 pub fn free_port() -> u16 {
@@ -186,6 +196,11 @@ impl Registry {
             sleep(Duration::from_millis(10));
         }
         child
+    }
+
+    /// Starts a second gateway with a configuration beside the first one's.
+    pub fn start_gateway(&self, configuration: &str) -> Gateway {
+        Gateway(self.spawn("berth-gateway", &["serve", "--config", configuration]))
     }
 
     /// Ends the backend as a power cut would end the process.

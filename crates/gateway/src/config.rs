@@ -7,6 +7,7 @@ mod acme;
 mod binding;
 mod limits;
 mod problem;
+mod site;
 mod table;
 mod upstream;
 

@@ -34,5 +34,6 @@ pub mod watch;
 
 pub mod acme;
 pub mod cert;
+pub mod convert;
 pub mod overview;
 pub mod trust;

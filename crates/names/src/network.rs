@@ -35,6 +35,11 @@ impl Network {
         }
     }
 
+    /// The network with its length, also if it is a single address.
+    pub fn to_cidr(&self) -> String {
+        format!("{}/{}", self.address, self.bits)
+    }
+
     fn width(&self) -> u32 {
         if self.address.is_ipv4() { 32 } else { 128 }
     }
