@@ -10,6 +10,7 @@ mod credentials;
 mod demand;
 mod errors;
 mod gate;
+mod head;
 mod origin;
 mod params;
 mod place;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_names::ApiVersion;
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repositories, Repository};
-use http::header::{AsHeaderName, HOST, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{AsHeaderName, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::all::AllCall;
@@ -17,12 +17,9 @@ use super::params::Query;
 use super::place::Place;
 use super::respond::{Answer, With};
 use super::route::{self, Api, Refusal, Route, V1, V2};
-use super::{Service, errors, rest, token, v2};
+use super::{Service, errors, head, rest, token, v2};
 use crate::audit::Event;
 use crate::server::Peer;
-
-/// Longest path that is looked at, in bytes.
-const PATH_BYTES_MAX: usize = 2048;
 
 /// A request's head, taken apart as far as that needs no knowledge of what is stored.
 pub(super) struct Head {
@@ -64,15 +61,8 @@ impl Service {
     /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
     pub(super) async fn prepare(&self, head: Head, event: &mut Event) -> Result<Prepared, Box<Answer>> {
         let Head { peer, method, uri, headers } = head;
-        let path = uri.path();
-        // A target that names another host than the header does is read one way here and another way elsewhere.
-        if uri.authority().is_some_and(|named| first(&headers, HOST) != Some(named.as_str())) {
-            return Err(Box::new(errors::rest(StatusCode::BAD_REQUEST, "the target and the Host header name different hosts")));
-        }
-        if path.len() > PATH_BYTES_MAX {
-            return Err(Box::new(errors::rest(StatusCode::URI_TOO_LONG, "the path is too long")));
-        }
-        let target = route::target(path).map_err(|(api, refusal)| refuse(api, refusal))?;
+        head::check(&method, &uri, &headers)?;
+        let target = route::target(uri.path()).map_err(|(api, refusal)| refuse(api, refusal))?;
         let api = target.api();
         let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
             .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
