@@ -32,6 +32,8 @@ use client::CONNECT_MAX;
 use judge::Level;
 use observe::Examination;
 
+use crate::probe::SILENCE_S_MAX;
+
 /// Most addresses that `--via` takes. Nobody has that many proxies in a row.
 const VIA_MAX: usize = 16;
 
@@ -52,9 +54,9 @@ pub struct Options {
     /// How much to upload, in MiB, once with a length and once in chunks.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub body_mib: u64,
-    /// See too whether pauses of 65 seconds are endured.
-    #[arg(long)]
-    pub slow: bool,
+    /// See too whether pauses of that many seconds are endured: most proxies give up after 60.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "65", value_parser = clap::value_parser!(u64).range(1..=SILENCE_S_MAX))]
+    pub slow: Option<u64>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -115,7 +117,7 @@ async fn examine(options: &Options) -> anyhow::Result<Vec<Examined>> {
         expected: options.url.origin.clone(),
         roots: tls::roots(options.ca.as_deref())?,
         body_bytes: options.body_mib << 20,
-        slow: options.slow,
+        slow_s: options.slow,
     };
     let mut hops = Vec::new();
     for (at, url) in std::iter::once(&options.url).chain(&options.via).enumerate() {

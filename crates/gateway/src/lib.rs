@@ -7,20 +7,35 @@
 pub mod config;
 
 pub mod bindings;
+pub mod forwarded;
 pub mod head;
+pub mod limits;
 pub mod refusal;
 pub mod rewrite;
 
-mod access;
+pub mod access;
+pub mod admin;
 pub mod connection;
 pub mod listener;
+pub mod live;
+pub mod metrics;
+pub mod observe;
+mod own;
+pub mod probe;
 pub mod proxy;
-pub mod serve;
+mod proxy_protocol;
+mod request_id;
 mod stream;
 pub mod tls;
-mod upstream;
+pub mod upstream;
 
+pub mod handover;
+pub mod serve;
+pub mod watch;
+
+pub mod acme;
 pub mod cert;
-
+pub mod convert;
 pub mod doctor;
-pub mod probe;
+pub mod overview;
+pub mod trust;

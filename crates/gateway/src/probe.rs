@@ -118,7 +118,7 @@ pub struct Report {
     pub listener_scheme: String,
     /// Where it listens.
     pub listener_port: u16,
-    /// What clients are told that they used, in every URL.
+    /// What clients are told that they used, in every URL; none if no binding is for this host.
     pub origin: Option<String>,
     /// Who opened the connection.
     pub peer: SocketAddr,

@@ -45,11 +45,16 @@ fn finding(hops: &[Examined], verdict: &Verdict, fault: Fault) -> Finding {
     let product = if is_gateways { Product::Gateway } else { hop.front() };
     let place = match next {
         _ if is_gateways => "at the gateway itself, in its configuration".to_owned(),
-        Some(next) => format!("between {} and {}: the fault is made by what listens at {} ({product}), and gone behind it", hop.url, next.url, hop.url),
+        Some(next) => format!(
+            "between {} and {}: the fault is made by what listens at {} ({product}), and gone behind it",
+            hop.url, next.url, hop.url
+        ),
         None if hop.is_direct() => format!("at the gateway itself: nothing is between it and {}", hop.url),
         None if hops.len() > 1 => format!("at {} ({product}) or behind it: it is there at every address that was given", hop.url),
         None => match product {
-            Product::Unknown => "somewhere before the gateway; name the addresses in between with --via, from outside to inside, to learn where".to_owned(),
+            Product::Unknown => {
+                "somewhere before the gateway; name the addresses in between with --via, from outside to inside, to learn where".to_owned()
+            }
             product => format!("at {product}, or somewhere between it and the gateway; --via tells which"),
         },
     };
@@ -75,8 +80,8 @@ impl Examined {
             answers.extend([&details.upload, &details.chunked]);
         }
         answers.extend([&self.seen.v2, &self.seen.ping]);
-        let products = answers.into_iter().filter_map(|exchange| exchange.answer.as_ref().ok()).map(front::product);
-        let known = products.filter(|product| !matches!(product, Product::Unknown | Product::Gateway)).next();
+        let mut products = answers.into_iter().filter_map(|exchange| exchange.answer.as_ref().ok()).map(front::product);
+        let known = products.find(|product| !matches!(product, Product::Unknown | Product::Gateway));
         known.unwrap_or(if self.is_direct() { Product::Gateway } else { Product::Unknown })
     }
 }

@@ -137,7 +137,10 @@ mod tests {
         let id = ("x-request-id", "0123456789abcdef0123456789abcdef");
         for (answer, expected) in [
             (answer(&[("server", "nginx/1.22.1")], ""), Product::Nginx),
-            (answer(&[], "<html>\n<center><h1>413 Request Entity Too Large</h1></center>\n<hr><center>nginx/1.22.1</center>"), Product::Nginx),
+            (
+                answer(&[], "<html>\n<center><h1>413 Request Entity Too Large</h1></center>\n<hr><center>nginx/1.22.1</center>"),
+                Product::Nginx,
+            ),
             (answer(&[("server", "Apache/2.4.57 (Debian)")], ""), Product::Apache),
             (
                 answer(&[], "<html><body><h1>400 Bad request</h1>\nYour browser sent an invalid request.\n</body></html>\n"),

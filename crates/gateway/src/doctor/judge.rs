@@ -158,11 +158,18 @@ fn judge_certificate(seen: &Observations, certificate: &super::tls::Certificate,
             let why = if certificate.self_signed {
                 "it is signed by itself".to_owned()
             } else if certificate.chain == 1 {
-                format!("the server sent no intermediate certificate, and {:?} is not an authority that this machine knows", certificate.issuer)
+                format!(
+                    "the server sent no intermediate certificate, and {:?} is not an authority that this machine knows",
+                    certificate.issuer
+                )
             } else {
                 format!("this machine does not know the authority that signed it ({:?})", certificate.issuer)
             };
-            Verdict::wrong(CHECK, Fault::CertificateUntrusted, format!("clients that trust what this machine trusts refuse the certificate: {why}"))
+            Verdict::wrong(
+                CHECK,
+                Fault::CertificateUntrusted,
+                format!("clients that trust what this machine trusts refuse the certificate: {why}"),
+            )
         }
         Trust::Other(error) => Verdict::wrong(CHECK, Fault::CertificateUntrusted, format!("clients refuse the certificate: {error}")),
     };
@@ -184,16 +191,16 @@ fn judge_other_answer(seen: &Observations, answer: &Answer) -> Verdict {
         return Verdict::wrong(CHECK, Fault::HttpsOnly, format!("this port speaks HTTPS, and the address says http:// ({who} said so)"));
     }
     if let (300..=399, Some(location)) = (status, answer.header("location")) {
-        let said = format!(
-            "{who} redirects /v2 ({status}) to {location}: docker follows that with GET, if at all, and pushes fail"
-        );
+        let said = format!("{who} redirects /v2 ({status}) to {location}: docker follows that with GET, if at all, and pushes fail");
         return Verdict::wrong(CHECK, Fault::Redirect, said);
     }
     if front::product(answer) == Product::Gateway {
         let said = match status {
             421 => return Verdict::wrong(CHECK, Fault::UnknownHost, "the gateway has no binding for this host name (421)".to_owned()),
             502..=504 => format!("the gateway, or another behind it, answers {status}"),
-            status => format!("a registry answered ({status}), but probes are not: it is no berth-gateway of this version, or [doctor] is off"),
+            status => {
+                format!("a registry answered ({status}), but probes are not: it is no berth-gateway of this version, or [doctor] is off")
+            }
         };
         return Verdict::wrong(CHECK, Fault::NoProbe, said);
     }
@@ -208,7 +215,9 @@ fn judge_failure(seen: &Observations, failure: &Failure) -> Verdict {
             Verdict::wrong(CHECK, Fault::PlainHttp, "this port speaks plain HTTP, and the address says https://".to_owned())
         }
         Failure::Tls(error) => Verdict::wrong(CHECK, Fault::Unreachable, format!("no TLS: {error}")),
-        Failure::Malformed => Verdict::wrong(CHECK, Fault::HttpsOnly, "what answers is not HTTP/1.1: does this port want https://?".to_owned()),
+        Failure::Malformed => {
+            Verdict::wrong(CHECK, Fault::HttpsOnly, "what answers is not HTTP/1.1: does this port want https://?".to_owned())
+        }
         Failure::Closed => Verdict::wrong(CHECK, Fault::NotForwarded, "the connection was closed without an answer".to_owned()),
         Failure::Silence => Verdict::wrong(CHECK, Fault::NotForwarded, "no answer came".to_owned()),
     }
@@ -233,9 +242,11 @@ fn judge_api(path: &str, answer: &Answer) -> Verdict {
     let version = if path == "/v2/" { "docker-distribution-api-version" } else { "x-docker-registry-version" };
     match (status, answer.header(version)) {
         (200 | 401, Some(_)) => Verdict::fine("api", format!("{path} answers {status}")),
-        (200 | 401, None) => {
-            Verdict::wrong("api", Fault::AnswerHeaderLost, format!("{path} answers {status} without {version}: docker takes it for no registry"))
-        }
+        (200 | 401, None) => Verdict::wrong(
+            "api",
+            Fault::AnswerHeaderLost,
+            format!("{path} answers {status} without {version}: docker takes it for no registry"),
+        ),
         (300..=399, _) => {
             let to = answer.header("location").unwrap_or_default();
             Verdict::wrong("api", Fault::Redirect, format!("{path} is redirected ({status}) to {to}, by {who}: docker does not follow"))
@@ -336,7 +347,8 @@ fn judge_paths(details: &Details) -> Vec<Verdict> {
         verdicts.push(Verdict::wrong("path", Fault::Path, format!("paths that clients use are changed: {}", needed.join("; "))));
     }
     if !other.is_empty() {
-        let said = format!("paths are rewritten on their way: {}; a request that the gateway would refuse becomes another one", other.join("; "));
+        let said =
+            format!("paths are rewritten on their way: {}; a request that the gateway would refuse becomes another one", other.join("; "));
         verdicts.push(Verdict::costly("path", Fault::Path, said));
     }
     if verdicts.is_empty() {

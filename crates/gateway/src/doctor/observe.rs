@@ -22,9 +22,6 @@ pub(super) const FORGED: &str = "203.0.113.77";
 /// The pause within a body: far more than a network's delay.
 pub(super) const PAUSE: Duration = Duration::from_millis(HALVES_PAUSE_MS);
 
-/// The pause of `--slow`, in seconds: above the 60 s that most proxies have as default.
-pub(super) const SLOW_S: u64 = 65;
-
 /// How long to wait for an answer to an announced body. Who has a limit refuses at once.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(5);
 
@@ -80,7 +77,8 @@ pub(super) struct Examination {
     pub(super) expected: Origin,
     pub(super) roots: RootCertStore,
     pub(super) body_bytes: u64,
-    pub(super) slow: bool,
+    /// How long a pause must be endured, in seconds, if that is to be seen.
+    pub(super) slow_s: Option<u64>,
 }
 
 /// What a hop did.
@@ -118,8 +116,17 @@ pub(super) struct Details {
     pub(super) plain: Exchange,
     pub(super) packed_layer: Exchange,
     pub(super) packed_json: Exchange,
-    /// A pause within a body, and one before an answer.
-    pub(super) slow: Option<(Exchange, Exchange)>,
+    pub(super) slow: Option<Slow>,
+}
+
+/// Requests with a long pause.
+#[derive(Clone, Debug)]
+pub(super) struct Slow {
+    pub(super) pause_s: u64,
+    /// The pause is within the body.
+    pub(super) upload: Exchange,
+    /// The pause is before the answer.
+    pub(super) answer: Exchange,
 }
 
 /// A limit of bodies.
@@ -144,11 +151,7 @@ pub(super) struct PathCase {
 
 pub(super) const PATH_CASES: [PathCase; 5] = [
     PathCase { name: "a slash at the end", rest: "/", is_needed: true },
-    PathCase {
-        name: "digests and their characters",
-        rest: "/Tag_1.0-b~c@sha256:00ff+x=?digest=sha256%3A00ff&from=a%2Fb",
-        is_needed: true,
-    },
+    PathCase { name: "digests and their characters", rest: "/Tag_1.0-b~c@sha256:00ff+x=?digest=sha256%3A00ff&from=a%2Fb", is_needed: true },
     PathCase { name: "a double slash", rest: "/a//b", is_needed: false },
     PathCase { name: "an encoded slash", rest: "/a%2Fb", is_needed: false },
     PathCase { name: "dots", rest: "/a/./b/../c", is_needed: false },
@@ -294,12 +297,18 @@ impl Prober<'_> {
             self.probe("GET", &in_halves, &identity, Body::None),
             self.slow(),
         );
+        let upload = self.upload(Body::Length(self.examination.body_bytes)).await;
+        // A hop that answers an announcement for the next one does not know the limit of that.
+        let limit = match self.limit().await {
+            None if is_refusal(&upload) => self.limit_by_sending().await,
+            limit => limit,
+        };
         Details {
             methods,
             paths,
-            limit: self.limit().await,
+            limit,
             announced: self.announce(KIB).await,
-            upload: self.upload(Body::Length(self.examination.body_bytes)).await,
+            upload,
             chunked: self.upload(Body::Chunked(vec![self.examination.body_bytes], Duration::ZERO)).await,
             paused,
             halves,
@@ -315,14 +324,14 @@ impl Prober<'_> {
         client::exchange(&self.route, &self.request("PUT", self.path, &[], body), limit).await
     }
 
-    async fn slow(&self) -> Option<(Exchange, Exchange)> {
-        if !self.examination.slow {
-            return None;
-        }
-        let (pause, limit) = (Duration::from_secs(SLOW_S), EXCHANGE_MAX + Duration::from_secs(SLOW_S));
+    async fn slow(&self) -> Option<Slow> {
+        let pause_s = self.examination.slow_s?;
+        let pause = Duration::from_secs(pause_s);
+        let limit = EXCHANGE_MAX + pause;
         let upload = self.request("PUT", self.path, &[], Body::Chunked(vec![KIB, KIB], pause));
-        let answer = self.request("GET", &format!("{}?silence={SLOW_S}", self.path), &[], Body::None);
-        Some(tokio::join!(client::exchange(&self.route, &upload, limit), client::exchange(&self.route, &answer, limit)))
+        let answer = self.request("GET", &format!("{}?silence={pause_s}", self.path), &[], Body::None);
+        let (upload, answer) = tokio::join!(client::exchange(&self.route, &upload, limit), client::exchange(&self.route, &answer, limit));
+        Some(Slow { pause_s, upload, answer })
     }
 
     /// Announces a body without sending it: who has a limit says so at once.
@@ -331,30 +340,43 @@ impl Prober<'_> {
         client::exchange(&self.route, &self.request("PUT", &target, &[], Body::Announced(bytes)), ANNOUNCED_MAX).await
     }
 
-    /// Finds the limit of bodies, if there is one, by halving the list of those that people set.
+    /// Finds the limit of bodies, if there is one, by announcing them.
     async fn limit(&self) -> Option<Limit> {
-        let (mut passes, mut above) = (0, LIMITS.len() - 1);
-        let mut answer = refusal(self.announce(LIMITS[above] + 1).await)?;
-        let mut below = 0;
-        while below < above {
-            let middle = below.midpoint(above);
-            match refusal(self.announce(LIMITS[middle] + 1).await) {
-                Some(refusal) => (above, answer) = (middle, refusal),
-                None => (below, passes) = (middle + 1, LIMITS[middle] + 1),
-            }
-        }
-        let fails = match refusal(self.announce(LIMITS[above]).await) {
-            Some(_) => LIMITS[above],
-            None => {
-                passes = LIMITS[above];
-                LIMITS[above] + 1
-            }
-        };
-        Some(Limit { passes, fails, answer })
+        search(&LIMITS, async |bytes| refusal(self.announce(bytes).await)).await
     }
+
+    /// The same by sending them, up to the length that everything is examined with.
+    async fn limit_by_sending(&self) -> Option<Limit> {
+        let below = LIMITS.partition_point(|limit| *limit < self.examination.body_bytes);
+        search(&LIMITS[..below], async |bytes| refusal(self.upload(Body::Length(bytes)).await)).await
+    }
+}
+
+/// Finds the one of these limits that is in force, if one is, by halving the list of them.
+async fn search(limits: &[u64], refused: impl AsyncFn(u64) -> Option<Answer>) -> Option<Limit> {
+    let (mut passes, mut below, mut above) = (0, 0, limits.len().checked_sub(1)?);
+    let mut answer = refused(limits[above] + 1).await?;
+    while below < above {
+        let middle = below.midpoint(above);
+        match refused(limits[middle] + 1).await {
+            Some(refusal) => (above, answer) = (middle, refusal),
+            None => (below, passes) = (middle + 1, limits[middle] + 1),
+        }
+    }
+    let fails = if refused(limits[above]).await.is_some() {
+        limits[above]
+    } else {
+        passes = limits[above];
+        limits[above] + 1
+    };
+    Some(Limit { passes, fails, answer })
 }
 
 /// The answer that says that a body is too long.
 fn refusal(exchange: Exchange) -> Option<Answer> {
     exchange.answer.ok().filter(|answer| answer.status == 413)
+}
+
+fn is_refusal(exchange: &Exchange) -> bool {
+    exchange.answer.as_ref().is_ok_and(|answer| answer.status == 413)
 }

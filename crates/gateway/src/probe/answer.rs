@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -23,6 +23,7 @@ const PROBES_MAX: usize = 32;
 const BODY_MAX: Duration = Duration::from_secs(15 * 60);
 const BODY_IDLE_MAX: Duration = Duration::from_secs(100);
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// How much of an answer in halves comes before the pause, in bytes: less than any front's buffer.
@@ -44,22 +45,22 @@ impl Probes {
     ///
     /// # Errors
     /// If the client goes away.
-    pub async fn answer(&self, session: &mut Session, target: &[u8], facts: &Facts<'_>) -> pingora::Result<()> {
-        let Ok(_permit) = self.0.try_acquire() else { return refuse(session).await };
+    pub async fn answer(&self, session: &mut Session, id: &HeaderValue, target: &[u8], facts: &Facts<'_>) -> pingora::Result<()> {
+        let Ok(_permit) = self.0.try_acquire() else { return refuse(session, id).await };
         let ask = Ask::of(target);
         let body = receive(session, ask == Ask::Announce).await?;
         if let Ask::Silence(seconds) = ask {
-            sleep(Duration::from_secs(seconds)).await;
+            hold_back(session, Duration::from_secs(seconds)).await?;
         }
         if let Ask::Bytes { count, json, halves } = ask {
-            return send_bytes(session, count, json, halves).await;
+            return send_bytes(session, id, (count, json, halves)).await;
         }
         let is_whole = body.end == End::Whole;
         let head = session.req_header();
         let report = super::report((&head.method, head.version, &head.headers), target, facts, body, SystemTime::now());
         let text = serde_json::to_vec(&report).or_err(ErrorType::InternalError, "writing a report")?;
         let is_post = head.method == Method::POST;
-        let mut answer = self::head(if is_post { StatusCode::ACCEPTED } else { StatusCode::OK }, "application/json", &text)?;
+        let mut answer = self::head(if is_post { StatusCode::ACCEPTED } else { StatusCode::OK }, "application/json", &text, id)?;
         if let Some(origin) = facts.origin.filter(|_| is_post) {
             // As of an upload that has begun: fronts like to change it.
             answer.insert_header(LOCATION, format!("{origin}{}", PATHS[0]))?;
@@ -69,6 +70,14 @@ impl Probes {
         }
         session.write_response_header(Box::new(answer), false).await?;
         session.write_response_body(Some(text.into()), true).await
+    }
+}
+
+/// Waits, unless the client goes away.
+async fn hold_back(session: &mut Session, pause: Duration) -> pingora::Result<()> {
+    tokio::select! {
+        () = sleep(pause) => Ok(()),
+        gone = session.as_downstream_mut().read_body_or_idle(true) => gone.map(drop),
     }
 }
 
@@ -114,7 +123,7 @@ async fn bounded<T>(limit: Duration, future: impl Future<Output = T>) -> Option<
     timeout(limit, future).await.ok()
 }
 
-async fn send_bytes(session: &mut Session, count: u64, json: bool, halves: bool) -> pingora::Result<()> {
+async fn send_bytes(session: &mut Session, id: &HeaderValue, (count, json, halves): (u64, bool, bool)) -> pingora::Result<()> {
     let count = usize::try_from(count).unwrap_or_default();
     let bytes = if json {
         super::compressible(count)
@@ -124,7 +133,13 @@ async fn send_bytes(session: &mut Session, count: u64, json: bool, halves: bool)
         noise
     };
     let kind = if json { "application/json" } else { "application/octet-stream" };
-    session.write_response_header(Box::new(head(StatusCode::OK, kind, &bytes)?), false).await?;
+    let mut head = head(StatusCode::OK, kind, &bytes, id)?;
+    if halves {
+        // Pingora sends each chunk at once, but collects what has a length.
+        head.remove_header(&CONTENT_LENGTH);
+        head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+    }
+    session.write_response_header(Box::new(head), false).await?;
     let mut rest = Bytes::from(bytes);
     if halves {
         let first = rest.split_to(FIRST_HALF_BYTES.min(count));
@@ -134,9 +149,9 @@ async fn send_bytes(session: &mut Session, count: u64, json: bool, halves: bool)
     session.write_response_body(Some(rest), true).await
 }
 
-async fn refuse(session: &mut Session) -> pingora::Result<()> {
+async fn refuse(session: &mut Session, id: &HeaderValue) -> pingora::Result<()> {
     let text = json!({ "errors": [{ "code": "UNAVAILABLE", "message": "too many probes at a time", "detail": null }] }).to_string();
-    let mut answer = head(StatusCode::SERVICE_UNAVAILABLE, "application/json", text.as_bytes())?;
+    let mut answer = head(StatusCode::SERVICE_UNAVAILABLE, "application/json", text.as_bytes(), id)?;
     answer.insert_header(RETRY_AFTER, HeaderValue::from_static("5"))?;
     session.set_keepalive(None);
     session.write_response_header(Box::new(answer), false).await?;
@@ -144,11 +159,12 @@ async fn refuse(session: &mut Session) -> pingora::Result<()> {
 }
 
 /// The head of an answer with this body. Nothing of it may be kept by anybody.
-fn head(status: StatusCode, kind: &'static str, body: &[u8]) -> pingora::Result<ResponseHeader> {
+fn head(status: StatusCode, kind: &'static str, body: &[u8], id: &HeaderValue) -> pingora::Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(SAMPLES.len() + 6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;
     head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+    head.insert_header(X_REQUEST_ID, id.clone())?;
     head.insert_header(MARK, HeaderValue::from_static("1"))?;
     head.insert_header(DOCKER_CONTENT_DIGEST, format!("sha256:{}", super::hex(&Sha256::digest(body))))?;
     for (name, value) in SAMPLES {

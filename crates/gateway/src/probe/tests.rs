@@ -9,15 +9,7 @@ fn facts() -> Facts<'static> {
 }
 
 fn nothing() -> Body {
-    Body {
-        framing: Framing::None,
-        announced_bytes: None,
-        bytes: 0,
-        sha256: String::new(),
-        first_ms: None,
-        last_ms: None,
-        end: End::Whole,
-    }
+    Body { framing: Framing::None, announced_bytes: None, bytes: 0, sha256: String::new(), first_ms: None, last_ms: None, end: End::Whole }
 }
 
 fn of(headers: &[(&'static str, &'static str)], target: &[u8]) -> Report {

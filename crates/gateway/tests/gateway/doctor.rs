@@ -38,7 +38,7 @@ struct Way {
     site: Site,
     port: u16,
     scheme: &'static str,
-    gateway: Option<Gateway>,
+    _gateway: Option<Gateway>,
     fronts: Vec<Nginx>,
 }
 
@@ -54,14 +54,19 @@ impl Drop for Nginx {
 impl Way {
     /// All of it listens on the same port of different addresses, so that the gateway knows its public one.
     async fn to_gateway(scheme: &'static str) -> Self {
+        Self::to_binding(scheme, "").await
+    }
+
+    /// To a binding that says this too.
+    async fn to_binding(scheme: &'static str, more: &str) -> Self {
         let site = Site::new(registry);
         site.certificate("localhost");
         // nginx's workers have another user.
         fs::set_permissions(site.path("."), fs::Permissions::from_mode(0o755)).unwrap();
         let port = free_port();
-        let way = Self { site, port, scheme, gateway: None, fronts: Vec::new() };
-        let gateway = way.site.start(&way.binding(port)).await;
-        Self { gateway: Some(gateway), ..way }
+        let way = Self { site, port, scheme, _gateway: None, fronts: Vec::new() };
+        let gateway = way.site.start(&(way.binding(port) + more)).await;
+        Self { _gateway: Some(gateway), ..way }
     }
 
     fn binding(&self, port: u16) -> String {
@@ -96,7 +101,10 @@ impl Way {
     /// What doctor says, and whether it says that all is well.
     async fn ask(&self, arguments: &[&str]) -> Outcome {
         let ca = self.site.path("localhost/ca.pem");
-        let mut all = vec!["doctor", "--json", "--body-mib", "3", "--ca", ca.to_str().unwrap()];
+        let mut all = vec!["doctor", "--json", "--body-mib", "3"];
+        if !arguments.contains(&"--ca") {
+            all.extend(["--ca", ca.to_str().unwrap()]);
+        }
         all.extend(arguments);
         let mut doctor = command(&all);
         let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
@@ -118,7 +126,8 @@ async fn start_nginx(
     fs::create_dir(root).unwrap();
     let (root, certificate, key) = (root.display(), site.path("localhost.pem"), site.path("localhost.key"));
     // A location with a path of its own comes with its own proxy_pass.
-    let pass = if location.contains("proxy_pass") { String::new() } else { format!("proxy_pass {scheme}://127.0.0.{behind}:{port_behind};") };
+    let pass =
+        if location.contains("proxy_pass") { String::new() } else { format!("proxy_pass {scheme}://127.0.0.{behind}:{port_behind};") };
     let configuration = format!(
         "daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;\nevents {{ }}\n\
          http {{ access_log off; client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n\
@@ -297,8 +306,7 @@ async fn merged_slashes_are_found() {
     let way = way.with_fault("merge_slashes on;", &pass).await;
     let outcome = way.ask(&[&way.url()]).await;
     outcome.is(&[("path", "costly")]);
-    outcome.says("path", &["a double slash", "/a/b", "an encoded slash", "merge", "without a path or slash behind it"][..3].as_ref());
-    outcome.says("path", &["without a path or slash behind it"]);
+    outcome.says("path", &["a double slash", "/a/b", "an encoded slash", "without a path or slash behind it"]);
 }
 
 #[tokio::test]
@@ -361,21 +369,25 @@ async fn a_gateway_that_nobody_leads_to_is_found() {
     let way = Way::to_gateway("https").await.with_fault("location /v2 { return 404; }", "").await;
     let outcome = way.ask(&[&way.url()]).await;
     outcome.is(&[("not-forwarded", "wrong")]);
-    outcome.says("not-forwarded", &["nginx/1", "404 itself"]);
+    outcome.says("not-forwarded", &["/v2/ is answered 404 by nginx/1"]);
 }
 
 #[tokio::test]
 async fn the_hop_that_makes_a_fault_is_named() {
     let limited = format!("{CLEAN_SERVER} client_max_body_size 2m;");
     for (outer, inner, guilty, innocent) in [(limited.as_str(), CLEAN_SERVER, 1, 3), (CLEAN_SERVER, limited.as_str(), 3, 2)] {
-        let way = Way::to_gateway("https").await.with_nginx(3, 2, inner, CLEAN_LOCATION).await.with_nginx(1, 3, outer, CLEAN_LOCATION).await;
+        let way =
+            Way::to_gateway("https").await.with_nginx(3, 2, inner, CLEAN_LOCATION).await.with_nginx(1, 3, outer, CLEAN_LOCATION).await;
         let outcome = way.ask(&[&way.url(), "--via", &way.via(3), "--via", &way.via(2)]).await;
         assert!(!outcome.faults().is_empty());
         let (guilty, innocent) = (if guilty == 1 { way.url() } else { way.via(guilty) }, way.via(innocent));
         for fault in outcome.faults() {
             assert_eq!(fault, ("body-limit", "wrong"), "{:#}", outcome.said);
         }
-        outcome.says("body-limit", &["2 MiB", &format!("between {guilty} and {innocent}: the fault is made by what listens at {guilty} (nginx)")]);
+        outcome.says(
+            "body-limit",
+            &["2 MiB", &format!("between {guilty} and {innocent}: the fault is made by what listens at {guilty} (nginx)")],
+        );
     }
 }
 
@@ -415,6 +427,56 @@ async fn nobody_there_is_found() {
 }
 
 #[tokio::test]
+async fn hops_that_do_not_endure_a_pause_are_found() {
+    let way = Way::to_gateway("https").await.with_fault("", "proxy_read_timeout 2s;").await;
+    let outcome = way.ask(&[&way.url(), "--slow", "4"]).await;
+    assert!(outcome.faults().iter().all(|fault| *fault == ("idle", "wrong")) && !outcome.faults().is_empty(), "{:#}", outcome.said);
+    outcome.says("idle", &["an answer that takes 4 s", "504", "nginx", "proxy_read_timeout 900s"]);
+
+    let way = Way::to_gateway("https").await.with_fault("client_body_timeout 2s;", "").await;
+    let outcome = way.ask(&[&way.url(), "--slow", "4"]).await;
+    outcome.is(&[("idle", "wrong")]);
+    outcome.says("idle", &["an upload that pauses for 4 s", "client_body_timeout 900s"]);
+    let way = Way::to_gateway("https").await.with_fault("", "").await;
+    way.ask(&[&way.url(), "--slow", "4"]).await.is(&[]);
+}
+
+/// A front of the kind that wants a length: it refuses chunked bodies, and hands nothing else on either.
+#[tokio::test]
+async fn a_hop_that_wants_a_length_is_found() {
+    let wants_length = "if ($http_transfer_encoding = chunked) { return 411; }";
+    let way = Way::to_gateway("https").await.with_fault(wants_length, "").await;
+    let outcome = way.ask(&[&way.url()]).await;
+    assert!(outcome.faults().contains(&("chunked", "wrong")), "{:#}", outcome.said);
+    outcome.says("chunked", &["nginx/1", "answers 411 to a chunked body, as docker sends its layers"]);
+}
+
+#[tokio::test]
+async fn a_host_that_is_changed_on_the_way_is_found_where_bindings_have_names() {
+    let way = Way::to_binding("https", "server_name = \"localhost\"\n").await;
+    let way = way.with_fault("", "proxy_set_header Host inner.example;").await;
+    let outcome = way.ask(&[&way.url()]).await;
+    assert!(outcome.faults().contains(&("host", "wrong")), "{:#}", outcome.said);
+    outcome.says("host", &["inner.example", "no binding", "proxy_set_header Host $http_host;"]);
+}
+
+#[tokio::test]
+async fn probes_are_answered_only_while_the_configuration_says_so() {
+    let site = Site::new(registry);
+    let (_gateway, port) = site.start_plain().await;
+    assert_eq!(Client::connect(port).await.get("/v2/_berth/probe", "localhost").await.status, 200);
+    let site = Site::new(registry);
+    let port = free_port();
+    let binding = crate::support::plain_binding(port) + "[doctor]\nenabled = false\n";
+    let _gateway = site.start(&binding).await;
+    assert_eq!(Client::connect(port).await.get("/v2/_berth/probe", "localhost").await.status, 404);
+    let mut doctor = command(&["doctor", "--json", &format!("http://127.0.0.1:{port}")]);
+    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["findings"][0]["fault"], "no-probe", "{said:#}");
+}
+
+#[tokio::test]
 async fn people_are_told_what_to_do() {
     let way = Way::to_gateway("https").await.with_fault("", "proxy_request_buffering on; proxy_set_header Authorization \"\";").await;
     let ca = way.site.path("localhost/ca.pem");
@@ -439,7 +501,8 @@ async fn a_probe_tells_no_secret_and_costs_little() {
     let site = Site::new(registry);
     let (_gateway, port) = site.start_plain().await;
     let mut client = Client::connect(port).await;
-    let head = "GET /v2/_berth/probe HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer S3CRET\r\nCookie: a=S3CRET\r\nX-Secret: S3CRET\r\n\r\n";
+    let head =
+        "GET /v2/_berth/probe HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer S3CRET\r\nCookie: a=S3CRET\r\nX-Secret: S3CRET\r\n\r\n";
     let answer = client.ask(head).await;
     assert_eq!((answer.status, answer.headers["cache-control"].as_str()), (200, "no-store"));
     assert!(!answer.text().contains("S3CRET") && answer.headers.keys().all(|name| !name.starts_with("access-control")));

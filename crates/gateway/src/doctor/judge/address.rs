@@ -23,9 +23,17 @@ fn judge_origin(seen: &Observations, report: &Report) -> Vec<Verdict> {
     let arrived = report.header("host").unwrap_or_default();
     let Some(origin) = &report.origin else {
         return vec![if arrived == sent {
-            Verdict::wrong(CHECK, Fault::UnknownHost, format!("the gateway's listener on port {} has no binding for {sent}", report.listener_port))
+            Verdict::wrong(
+                CHECK,
+                Fault::UnknownHost,
+                format!("the gateway's listener on port {} has no binding for {sent}", report.listener_port),
+            )
         } else {
-            Verdict::wrong(CHECK, Fault::Host, format!("the Host header arrives as {arrived:?} instead of {sent:?}, for which there is no binding"))
+            Verdict::wrong(
+                CHECK,
+                Fault::Host,
+                format!("the Host header arrives as {arrived:?} instead of {sent:?}, for which there is no binding"),
+            )
         }];
     };
     let mut verdicts = Vec::new();
@@ -40,7 +48,10 @@ fn judge_origin(seen: &Observations, report: &Report) -> Vec<Verdict> {
             Verdict::wrong(CHECK, Fault::Host, format!("{said}, and docker will be sent to {origin}"))
         });
     } else if authority != sent {
-        let said = format!("docker will be sent to {origin}: the gateway listens on port {} and does not know what is before it", report.listener_port);
+        let said = format!(
+            "docker will be sent to {origin}: the gateway listens on port {} and does not know what is before it",
+            report.listener_port
+        );
         verdicts.push(Verdict::wrong(CHECK, Fault::PublicAddress, said));
     }
     if scheme != seen.expected.scheme().as_str() {
@@ -62,14 +73,19 @@ fn judge_scheme(seen: &Observations, report: &Report, origin: &str) -> Verdict {
         None => Verdict::wrong(
             CHECK,
             Fault::Scheme,
-            format!("the scheme is lost: clients speak {expected}, what arrives is {}, and no X-Forwarded-Proto says so; {consequence}", report.listener_scheme),
+            format!(
+                "the scheme is lost: clients speak {expected}, what arrives is {}, and no X-Forwarded-Proto says so; {consequence}",
+                report.listener_scheme
+            ),
         ),
         Some(proto) if proto == expected => Verdict::wrong(
             CHECK,
             Fault::NotTrusted,
             format!("X-Forwarded-Proto: {proto} arrives, but {} is not a trusted proxy; {consequence}", report.peer.ip()),
         ),
-        Some(proto) => Verdict::wrong(CHECK, Fault::Scheme, format!("the scheme is changed: X-Forwarded-Proto arrives as {proto:?}; {consequence}")),
+        Some(proto) => {
+            Verdict::wrong(CHECK, Fault::Scheme, format!("the scheme is changed: X-Forwarded-Proto arrives as {proto:?}; {consequence}"))
+        }
     }
 }
 
@@ -105,14 +121,16 @@ fn judge_client(seen: &Observations, report: &Report) -> Option<Verdict> {
     const CHECK: &str = "client";
     let forwarded = report.header("x-forwarded-for");
     if report.client.to_string() == FORGED {
-        let said = format!("X-Forwarded-For: {FORGED}, which this machine made up, is believed: anybody can pass for anybody in limits and logs");
+        let said =
+            format!("X-Forwarded-For: {FORGED}, which this machine made up, is believed: anybody can pass for anybody in limits and logs");
         return Some(Verdict::wrong(CHECK, Fault::ForgedAddress, said));
     }
     let has_front = Some(report.peer) != seen.base.local
         && (["via", "x-real-ip", "cf-ray", "forwarded", "x-forwarded-proto"].iter().any(|name| report.has(name) && !seen.inner)
             || seen.base.answer.as_ref().is_ok_and(|answer| !matches!(front::product(answer), Product::Gateway | Product::Unknown)));
     if has_front && forwarded.as_deref() == Some(FORGED) {
-        let said = format!("X-Forwarded-For arrives as this machine made it up, with nothing added: all clients look like {}", report.peer.ip());
+        let said =
+            format!("X-Forwarded-For arrives as this machine made it up, with nothing added: all clients look like {}", report.peer.ip());
         return Some(Verdict::costly(CHECK, Fault::ForgedAddress, said));
     }
     Some(Verdict::fine(CHECK, format!("is taken for {}; a forged X-Forwarded-For is not believed", report.client)))

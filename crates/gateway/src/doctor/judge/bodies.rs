@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::answer::Answer;
 use super::super::client::{Exchange, Failure};
 use super::super::front;
-use super::super::observe::{Details, Limit, PAUSE, SLOW_S};
+use super::super::observe::{Details, Limit, PAUSE, Slow};
 use super::{Fault, Verdict, report_of};
 use crate::probe::{DOWNLOAD_BYTES_MAX, End, Noise, hex};
 
@@ -18,9 +18,9 @@ pub(super) fn judge(details: &Details) -> Vec<Verdict> {
     verdicts.push(judge_request_buffering(&details.paused));
     verdicts.push(judge_answer_buffering(&details.halves));
     verdicts.extend(judge_download(details));
-    if let Some((upload, answer)) = &details.slow {
-        verdicts.push(judge_slow("an upload that pauses", upload));
-        verdicts.push(judge_slow("a request whose answer takes", answer));
+    if let Some(Slow { pause_s, upload, answer }) = &details.slow {
+        verdicts.push(judge_slow(&format!("an upload that pauses for {pause_s} s"), upload));
+        verdicts.push(judge_slow(&format!("an answer that takes {pause_s} s"), answer));
     }
     verdicts
 }
@@ -28,7 +28,11 @@ pub(super) fn judge(details: &Details) -> Vec<Verdict> {
 fn judge_limit(details: &Details) -> Vec<Verdict> {
     const CHECK: &str = "body size";
     if let Some(limit) = &details.limit {
-        let said = format!("request bodies are limited to {}: {} answers 413 to longer ones, and layers are longer", size(limit), front::name(&limit.answer));
+        let said = format!(
+            "request bodies are limited to {}: {} answers 413 to longer ones, and layers are longer",
+            size(limit),
+            front::name(&limit.answer)
+        );
         return vec![Verdict::wrong(CHECK, Fault::BodyLimit, said)];
     }
     match &details.upload.answer {
@@ -52,7 +56,11 @@ fn judge_limit(details: &Details) -> Vec<Verdict> {
 }
 
 fn size(limit: &Limit) -> String {
-    if limit.fails == limit.passes + 1 { binary(limit.passes) } else { format!("something between {} and {}", binary(limit.passes), binary(limit.fails)) }
+    if limit.fails == limit.passes + 1 {
+        binary(limit.passes)
+    } else {
+        format!("something between {} and {}", binary(limit.passes), binary(limit.fails))
+    }
 }
 
 /// As people write limits.
@@ -180,12 +188,12 @@ fn judge_download(details: &Details) -> Vec<Verdict> {
 fn judge_slow(what: &str, exchange: &Exchange) -> Verdict {
     const CHECK: &str = "idle time";
     match &exchange.answer {
-        Ok(Answer { report: Some(report), .. }) if report.body.end == End::Whole => Verdict::fine(CHECK, format!("{what} for {SLOW_S} s succeeds")),
+        Ok(Answer { report: Some(report), .. }) if report.body.end == End::Whole => Verdict::fine(CHECK, format!("{what} comes through")),
         Ok(answer) => {
             let who = if answer.is_gateways() { "something".to_owned() } else { front::name(answer) };
-            let said = format!("{what} for {SLOW_S} s is given up by {who} ({}) after {} s", answer.status, exchange.took.as_secs());
+            let said = format!("{what} is given up by {who} ({}) after {} s", answer.status, exchange.took.as_secs());
             Verdict::wrong(CHECK, Fault::Idle, said)
         }
-        Err(failure) => Verdict::wrong(CHECK, Fault::Idle, format!("{what} for {SLOW_S} s {} after {} s", ended(failure), exchange.took.as_secs())),
+        Err(failure) => Verdict::wrong(CHECK, Fault::Idle, format!("{what} {} after {} s", ended(failure), exchange.took.as_secs())),
     }
 }
