@@ -203,6 +203,7 @@ def requests_at_least(rounds):
 
 def write_table(options, rounds, sizes):
     judged = [judge(row, rounds, sizes) for row in ROWS]
+    build = f"{version_of_berth()}, release build" if options.built else "**programs that were given, of unknown build**"
     transfer_gb = sizes.blob_bytes * sizes.downloads / 1e9
     lines = [
         "# What the gateway costs beside Debian's nginx",
@@ -213,7 +214,7 @@ def write_table(options, rounds, sizes):
         f"- {datetime.date.today()}, medians of {len(rounds)} rounds [least–most]"
         + (", **quick run: small sizes, not for the record**" if options.quick else ""),
         f"- {machine(options.work)}; other processes used {other_cores(rounds):.1f} cores meanwhile",
-        f"- Gateway and backend: {version_of_berth()}, release build, as shipped",
+        f"- Gateway and backend: {build}, as shipped",
         f"- {version_of_nginx()}, {output_of('openssl', 'version')}; *published*: the lines that Artifactory publishes for Docker, in"
         " Debian's nginx.conf; *tuned*: bodies streamed, kept connections to the backend, larger buffers. Both are in"
         " `scripts/bench_fronts.py`",
@@ -246,6 +247,7 @@ def main():
     parser.add_argument("--output", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--not-built", action="store_false", dest="built")
     options = parser.parse_args()
 
     # So that a stop by signal also goes through the `finally` that ends the stacks.

@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import resource
-import socket
 import ssl
 import subprocess
 import time
@@ -266,10 +265,9 @@ def small_requests(front, backend, connections, seconds):
     """GETs of the manifest over kept connections, one after the other on each."""
     script = front.write("wrk.lua", WRK, authorization=authorization(front), accept=OCI_MANIFEST)
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--script", str(script)]
+    command.append(f"{front.url}/v2/{IMAGE}/manifests/1")
     with measured(front, backend) as cost:
-        done = subprocess.run(
-            [*command, f"{front.url}/v2/{IMAGE}/manifests/1"], capture_output=True, text=True, timeout=seconds + ANSWER_SECONDS_MAX, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + ANSWER_SECONDS_MAX, check=False)
     reports = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not reports:
         raise RuntimeError(f"{front.name}: wrk: {(done.stdout + done.stderr)[-600:]}")
@@ -324,5 +322,5 @@ def is_closed(sock):
         return sock.recv(1) == b""
     except ssl.SSLWantReadError:
         return False
-    except (ssl.SSLError, socket.error):
+    except OSError:
         return True
