@@ -15,6 +15,7 @@ pub mod rewrite;
 
 pub mod access;
 pub mod admin;
+mod buffer;
 pub mod connection;
 pub mod listener;
 pub mod live;

@@ -181,6 +181,11 @@ fn passing(text: &mut String, site: &Site, binding: &Binding) {
         "proxy_http_version 1.1;",
         "proxy_request_buffering off;",
         "proxy_buffering off;",
+        // Half of the work: what is not buffered is still read in pieces of this size.
+        "proxy_buffer_size 64k;",
+        "proxy_buffers 4 64k;",
+        "proxy_busy_buffers_size 128k;",
+        "client_body_buffer_size 256k;",
         "gzip off;",
         "client_header_timeout 10s;",
         "large_client_header_buffers 4 32k;",
