@@ -29,6 +29,7 @@ mod request_id;
 mod stream;
 pub mod tls;
 pub mod upstream;
+pub mod workers;
 
 pub mod handover;
 pub mod serve;
