@@ -31,6 +31,8 @@ pub enum Body<'b> {
 #[derive(Clone)]
 pub struct Client {
     port: u16,
+    /// What it calls the other side, in TLS and in `Host`.
+    name: String,
     tls: Option<Arc<ClientConfig>>,
     headers: Vec<(String, String)>,
 }
@@ -55,12 +57,18 @@ impl Client {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_root_certificates(roots).with_no_client_auth();
-        Self { port, tls: Some(Arc::new(config)), headers: Vec::new() }
+        Self { port, name: "localhost".to_owned(), tls: Some(Arc::new(config)), headers: Vec::new() }
     }
 
     /// Without TLS.
     pub fn plain(port: u16) -> Self {
-        Self { port, tls: None, headers: Vec::new() }
+        Self { port, name: "localhost".to_owned(), tls: None, headers: Vec::new() }
+    }
+
+    /// Calls the other side by another name than `localhost`.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
     }
 
     /// Sends a header with every request.
@@ -84,14 +92,14 @@ impl Client {
         tcp.set_read_timeout(Some(SILENCE_MAX))?;
         tcp.set_write_timeout(Some(SILENCE_MAX))?;
         let Some(config) = &self.tls else { return Ok(Box::new(tcp)) };
-        let name = "localhost".try_into().map_err(io::Error::other)?;
+        let name = self.name.clone().try_into().map_err(io::Error::other)?;
         let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
         Ok(Box::new(StreamOwned::new(connection, tcp)))
     }
 
     /// Sends a request and reads the head of its answer.
     pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body<'_>) -> io::Result<Reply> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\n", self.port);
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}:{}\r\nConnection: close\r\n", self.name, self.port);
         let own = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in own.filter(|(name, _)| !headers.iter().any(|(other, _)| other == name)).chain(headers.iter().copied()) {
             head += &format!("{name}: {value}\r\n");

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod engine;
 pub mod image;
+pub mod proxy;
 pub mod registry;
 pub mod v1;
 

@@ -38,6 +38,16 @@ pub struct Registry {
     pub console: u16,
 }
 
+/// A gateway besides the registry's own; it ends with its value.
+pub struct Gateway(Child);
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A port that nobody uses, nor will: below the range from which the kernel takes ports of outgoing connections, and
 /// each once in this process.
 pub fn free_port() -> u16 {
@@ -147,6 +157,19 @@ impl Registry {
         self.gateway = Some(self.spawn("berth-gateway", &["serve", "--config", "gateway.toml"]));
     }
 
+    /// Adds this to the gateway's configuration, and waits until the running gateway follows it.
+    pub fn add_to_gateway(&self, text: &str) {
+        let log = || fs::read_to_string(self.path("berth-gateway.log")).unwrap().matches("configuration reloaded").count();
+        let before = log();
+        let path = self.path("gateway.toml");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + text).unwrap();
+        let begun = Instant::now();
+        while log() == before {
+            assert!(begun.elapsed() < START_MAX, "the gateway does not follow");
+            sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts the backend (again).
     pub fn start_backend(&mut self) {
         let arguments = ["serve", "--config", "backend.toml", "--admin-password-file", "password"];
@@ -173,6 +196,11 @@ impl Registry {
             sleep(Duration::from_millis(10));
         }
         child
+    }
+
+    /// Starts a second gateway with a configuration beside the first one's.
+    pub fn start_gateway(&self, configuration: &str) -> Gateway {
+        Gateway(self.spawn("berth-gateway", &["serve", "--config", configuration]))
     }
 
     /// Ends the backend as a power cut would end the process.

@@ -3,13 +3,11 @@
 mod place;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::Context as _;
-use berth_names::{ApiVersion, RepositoryKey};
+use berth_names::{ApiVersion, Network, RepositoryKey};
 use berth_registry::CleanupTimes;
 use serde::Deserialize;
 use toml::Spanned;
@@ -187,73 +185,13 @@ pub(crate) struct TrustedProxies(Vec<Network>);
 
 impl Default for TrustedProxies {
     fn default() -> Self {
-        let loopback_v4 = Network { address: [127, 0, 0, 0].into(), bits: 8 };
-        let loopback_v6 = Network { address: std::net::Ipv6Addr::LOCALHOST.into(), bits: 128 };
-        Self(vec![loopback_v4, loopback_v6])
+        Self(vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6])
     }
 }
 
 impl TrustedProxies {
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(address.to_canonical()))
-    }
-}
-
-/// An address, or a network in CIDR form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Network {
-    address: IpAddr,
-    bits: u32,
-}
-
-/// The text is no network.
-#[derive(Debug)]
-pub(crate) struct InvalidNetwork;
-
-impl fmt::Display for InvalidNetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected an address like \"192.0.2.1\" or a network like \"192.0.2.0/24\", whose address ends in zero bits")
-    }
-}
-
-impl Network {
-    fn contains(&self, address: IpAddr) -> bool {
-        // Shifting by the whole width is an overflow; it means "every address".
-        match (self.address, address) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits() ^ other.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0,
-            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0,
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = InvalidNetwork;
-
-    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
-        let width = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => bits.parse().map_err(|_| InvalidNetwork)?,
-            Some(_) => return Err(InvalidNetwork),
-            None => width,
-        };
-        // `10.1.2.3/8` may be meant to trust one host: it must not come to mean sixteen million.
-        let host_bits = match address {
-            IpAddr::V4(address) => u128::from(address.to_bits().checked_shl(bits).unwrap_or(0)),
-            IpAddr::V6(address) => address.to_bits().checked_shl(bits).unwrap_or(0),
-        };
-        if bits <= width && host_bits == 0 { Ok(Self { address, bits }) } else { Err(InvalidNetwork) }
-    }
-}
-
-impl TryFrom<String> for Network {
-    type Error = InvalidNetwork;
-
-    fn try_from(text: String) -> Result<Self, InvalidNetwork> {
-        text.parse()
+        self.0.iter().any(|network| network.contains(address))
     }
 }
 

@@ -15,6 +15,7 @@ mod tar;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_names::{ApiVersion, ImageName, RepositoryKey, Tag};
@@ -37,6 +38,9 @@ const CLIENT: Client<'static> = Client { owner: None, holder: HOLDER };
 
 /// The operator may move tags.
 const PUSH: Push<'static> = Push { existing: ExistingTag::Moves, holder: HOLDER };
+
+/// What the age of a tag is counted in: two that are set further apart are never of the same age.
+const TAG_AGE_STEP: Duration = Duration::from_millis(1);
 
 #[derive(Args)]
 pub(crate) struct DirectoryArguments {
@@ -153,7 +157,12 @@ impl Import {
 
     /// After a tag was set: the image keeps as many as its repository allows.
     async fn keep_newest(&self, image: &ImageName, tag: &Tag) -> Result<(), Trouble> {
-        Ok(self.registry.keep_newest_tags(&self.repository, image, tag).await?)
+        self.registry.keep_newest_tags(&self.repository, image, tag).await?;
+        if self.repository.max_unique_tags != 0 {
+            // Tags are told apart by the millisecond in which they were set, and small ones come in faster than that.
+            tokio::time::sleep(TAG_AGE_STEP).await;
+        }
+        Ok(())
     }
 
     fn show(&self, now: &str) {

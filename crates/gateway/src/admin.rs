@@ -88,12 +88,11 @@ pub struct AdminService {
 }
 
 impl AdminService {
-    /// Listens.
+    /// Serves on a socket that listens.
     ///
     /// # Errors
-    /// If the address can't be had.
-    pub fn bind(address: SocketAddr, state: Arc<State>) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(address)?;
+    /// If it can't be used.
+    pub fn new(listener: std::net::TcpListener, state: Arc<State>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener: Some(listener), state })
     }

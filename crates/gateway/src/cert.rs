@@ -146,7 +146,7 @@ impl Files {
         let Ok(certified) = tls::load(&self.server_certificate, &self.server_key) else {
             bail!("{path} and its key cannot be used together: move both away, and they are made anew");
         };
-        let certificate = certified.end_entity_cert()?;
+        let certificate = certified.certified.end_entity_cert()?;
         for subject in subjects {
             match verify(&authority.certificate, certificate, subject) {
                 Ok(()) => {}
@@ -202,7 +202,8 @@ fn verify(authority: &CertificateDer<'_>, certificate: &CertificateDer<'_>, subj
     verifier.verify_server_cert(certificate, &[], &subject, &[], renewal).map(|_| ())
 }
 
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+/// SHA-256 in hexadecimal with colons, as openssl prints it.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     hex(&Sha256::digest(certificate), ":")
 }
 

@@ -7,7 +7,9 @@
 pub mod config;
 
 pub mod bindings;
+pub mod forwarded;
 pub mod head;
+pub mod limits;
 pub mod refusal;
 pub mod rewrite;
 
@@ -15,13 +17,23 @@ pub mod access;
 pub mod admin;
 pub mod connection;
 pub mod listener;
+pub mod live;
 pub mod metrics;
 pub mod observe;
+mod own;
 pub mod proxy;
+mod proxy_protocol;
 mod request_id;
-pub mod serve;
 mod stream;
 pub mod tls;
-mod upstream;
+pub mod upstream;
 
+pub mod handover;
+pub mod serve;
+pub mod watch;
+
+pub mod acme;
 pub mod cert;
+pub mod convert;
+pub mod overview;
+pub mod trust;

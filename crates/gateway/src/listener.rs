@@ -1,12 +1,13 @@
-//! Listening sockets, and the service that accepts connections on them.
+//! Listening sockets and their accept loops, which can be changed one by one while the others go on.
 //!
 //! What must stay true:
-//! - All sockets are bound before the first connection is accepted: a port that is taken stops the start, not half of it.
+//! - A change is made as a whole or not at all: every new socket is bound before the first connection is accepted on any
+//!   of them, and before anything old is closed (unless the old one is in the new one's way).
 //! - An accept loop never waits for a client, and an error in it never ends it.
 //! - Every open connection holds one permit, so the number of connections has a bound and a drain can wait for them.
 //!
 //! Pingora's own listening service can't add a listener while it runs, reports no bind error and has a fixed handshake
-//! timeout; this one keeps its accept loops by address, so that a reload can start and stop them one by one.
+//! timeout.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,25 +17,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
-use pingora::apps::ServerApp;
-use pingora::listeners::tls::Acceptor;
 use pingora::proxy::HttpProxy;
-use pingora::server::{ListenFds, ShutdownWatch};
-use pingora::services::Service;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::bindings::Listener;
-use crate::config::ListenerConfig;
-use crate::connection;
-use crate::metrics::{ListenerMetrics, Metrics};
+use crate::connection::{self, Slot};
+use crate::live::Live;
 use crate::proxy::Gateway;
-use crate::tls::{self, CertificateResolver};
 
 /// Most open client connections. Each needs two descriptors (one to the backend) and about 0.4 MB while it moves data.
 const CONNECTIONS_MAX: u32 = 16_384;
@@ -45,39 +39,15 @@ const BACKLOG: i32 = 4096;
 /// How long to wait after an accept failed for want of descriptors or memory: at once it would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A bound socket that listens, with what is behind it.
-pub struct Socket {
-    address: SocketAddr,
-    socket: StdListener,
-    listener: Arc<Listener>,
-    metrics: Arc<ListenerMetrics>,
-    tls: Option<Arc<Acceptor>>,
-}
+/// Sockets that listen already, by their address: those of a predecessor.
+pub type Inherited = HashMap<SocketAddr, StdListener>;
 
-impl Socket {
-    /// Binds and listens.
-    ///
-    /// # Errors
-    /// If the address can't be had.
-    pub fn bind(config: ListenerConfig, metrics: &Metrics) -> anyhow::Result<Self> {
-        let socket = listen(config.address).with_context(|| format!("cannot listen on {}", config.address))?;
-        let address = socket.local_addr()?;
-        let listener = Arc::new(config.listener(address.port()));
-        let tls =
-            config.certificates.map(|certificates| tls::server_config(Arc::new(CertificateResolver::new(certificates)))).transpose()?;
-        let metrics = metrics.listener(address);
-        Ok(Self { address, socket, listener, metrics, tls: tls.map(|tls| Arc::new(Acceptor::from_server_config(Arc::new(tls)))) })
-    }
-
-    /// The address that it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// What clients speak to it: `http` or `https`.
-    pub fn scheme(&self) -> &'static str {
-        self.listener.scheme.as_str()
-    }
+/// Takes the inherited socket of an address, or binds and listens.
+///
+/// # Errors
+/// If the address can't be had.
+pub fn socket(address: SocketAddr, inherited: &mut Inherited) -> io::Result<StdListener> {
+    inherited.remove(&address).map_or_else(|| listen(address), Ok)
 }
 
 /// IPv6 sockets take IPv6 clients only, so that `0.0.0.0` and `[::]` stand beside each other, as with NGINX.
@@ -109,100 +79,200 @@ impl Connections {
     pub async fn drain(&self, limit: Duration) -> usize {
         match timeout(limit, self.0.acquire_many(CONNECTIONS_MAX)).await {
             Ok(_) => 0,
-            Err(_) => CONNECTIONS_MAX as usize - self.0.available_permits(),
+            Err(_) => self.open(),
         }
     }
-}
 
-/// Accepts on a set of sockets and hands connections to the proxy.
-pub struct ListenerService {
-    sockets: Vec<Socket>,
-    proxy: Arc<HttpProxy<Gateway>>,
-    connections: Connections,
-    shutdown: ShutdownWatch,
-}
-
-impl ListenerService {
-    /// A service for these sockets. When `shutdown` turns true it stops accepting and closes idle connections; requests
-    /// that are under way go on.
-    pub fn new(sockets: Vec<Socket>, proxy: HttpProxy<Gateway>, connections: Connections, shutdown: ShutdownWatch) -> Self {
-        Self { sockets, proxy: Arc::new(proxy), connections, shutdown }
-    }
-}
-
-#[async_trait]
-impl Service for ListenerService {
-    /// Pingora's own shutdown watch is not used: by the time it turns, connections are no longer waited for.
-    async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
-        let accepting =
-            Accepting { proxy: Arc::clone(&self.proxy), connections: self.connections.clone(), shutdown: self.shutdown.clone() };
-        let mut loops = AcceptLoops::default();
-        for socket in self.sockets.drain(..) {
-            loops.start(socket, accepting.clone());
-        }
-        // An error means that nobody is left who could ask for the shutdown.
-        let _ = self.shutdown.wait_for(|stopping| *stopping).await;
-        drop(loops);
-        self.proxy.cleanup().await;
-    }
-
-    fn name(&self) -> &str {
-        "gateway"
-    }
-}
-
-/// The running accept loops by address. Dropping it ends them and closes their sockets; connections live on.
-#[derive(Default)]
-struct AcceptLoops(HashMap<SocketAddr, AbortHandle>);
-
-impl AcceptLoops {
-    fn start(&mut self, socket: Socket, accepting: Accepting) {
-        let address = socket.address;
-        let task = tokio::spawn(async move { accepting.run(socket).await });
-        self.0.insert(address, task.abort_handle());
-    }
-}
-
-impl Drop for AcceptLoops {
-    fn drop(&mut self) {
-        self.0.values().for_each(AbortHandle::abort);
+    /// How many there are.
+    pub fn open(&self) -> usize {
+        CONNECTIONS_MAX as usize - self.0.available_permits()
     }
 }
 
 /// What every accept loop shares.
 #[derive(Clone)]
-struct Accepting {
-    proxy: Arc<HttpProxy<Gateway>>,
-    connections: Connections,
-    shutdown: ShutdownWatch,
+pub struct Accepting {
+    /// What serves the requests.
+    pub proxy: Arc<HttpProxy<Gateway>>,
+    /// What they look up.
+    pub live: Arc<Live>,
+    /// Where connections are counted.
+    pub connections: Connections,
 }
 
-impl Accepting {
-    async fn run(self, Socket { address, socket, listener, metrics, tls }: Socket) {
-        let socket = match TcpListener::from_std(socket) {
-            Ok(socket) => socket,
-            Err(error) => return warn!(listen.address = %address, %error, "cannot accept connections"),
-        };
-        // The permit comes first: clients beyond the bound wait in the kernel's queue instead of being turned away.
-        while let Ok(permit) = Arc::clone(&self.connections.0).acquire_owned().await {
-            match socket.accept().await {
-                Ok((tcp, client)) => {
-                    let (listener, metrics, tls, accepting) = (Arc::clone(&listener), Arc::clone(&metrics), tls.clone(), self.clone());
-                    // Of the threads that share the work, each has its own connections.
-                    pingora_runtime::current_handle().spawn(async move {
-                        match move_here(tcp) {
-                            Ok(tcp) => connection::serve(tcp, client, listener, metrics, tls, accepting.proxy, accepting.shutdown).await,
-                            Err(error) => warn!(listen.address = %address, %error, "cannot serve a connection"),
-                        }
-                        drop(permit);
-                    });
-                }
-                // The client has gone already.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+/// The addresses that are listened on. Dropping it leaves the accept loops running; [`Listeners::close`] ends them.
+pub struct Listeners {
+    open: HashMap<SocketAddr, Open>,
+    accepting: Accepting,
+}
+
+struct Open {
+    slot: Arc<Slot>,
+    socket: Arc<TcpListener>,
+    accept_loop: JoinHandle<()>,
+}
+
+/// What a change did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Addresses that are listened on now and were not before.
+    pub added: usize,
+    /// Addresses that are no longer listened on.
+    pub removed: usize,
+    /// Addresses that stay.
+    pub kept: usize,
+}
+
+impl Listeners {
+    /// Starts accepting on sockets that are bound.
+    ///
+    /// # Errors
+    /// If a socket can't be used.
+    pub fn start(sockets: Vec<(StdListener, Listener)>, accepting: Accepting) -> anyhow::Result<Self> {
+        let mut listeners = Self { open: HashMap::with_capacity(sockets.len()), accepting };
+        for (socket, listener) in sockets {
+            listeners.add(socket, listener)?;
+        }
+        Ok(listeners)
+    }
+
+    fn add(&mut self, socket: StdListener, listener: Listener) -> anyhow::Result<()> {
+        // Of the configuration, not of the socket: port 0 must stay the same listener over reloads.
+        let address = listener.address;
+        let port = socket.local_addr()?.port();
+        let socket = Arc::new(TcpListener::from_std(socket)?);
+        info!(listen.address = %address, scheme = listener.scheme.as_str(), "listening");
+        let metrics = self.accepting.live.observe.metrics.listener(address);
+        let slot = Arc::new(Slot::new(listener, port, metrics));
+        let accept_loop = tokio::spawn(accept(Arc::clone(&socket), Arc::clone(&slot), self.accepting.clone()));
+        self.open.insert(address, Open { slot, socket, accept_loop });
+        Ok(())
+    }
+
+    /// Listens on these addresses from now on and on no other. What is under way on any of them goes on.
+    ///
+    /// # Errors
+    /// If an address can't be had; then nothing has changed.
+    pub async fn apply(&mut self, listeners: Vec<Listener>) -> anyhow::Result<Changed> {
+        let wanted: HashMap<SocketAddr, ()> = listeners.iter().map(|listener| (listener.address, ())).collect();
+        let gone: Vec<SocketAddr> = self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        let (kept, added): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|listener| self.open.contains_key(&listener.address));
+        let changed = Changed { added: added.len(), removed: gone.len(), kept: kept.len() };
+
+        // `0.0.0.0:443` can't be had before `127.0.0.1:443` is given up.
+        let in_the_way = |address: SocketAddr| gone.iter().any(|gone| gone.port() == address.port() && gone.is_ipv4() == address.is_ipv4());
+        let (late, early): (Vec<_>, Vec<_>) = added.into_iter().partition(|listener| in_the_way(listener.address));
+        let mut bound = Vec::with_capacity(changed.added);
+        for listener in early {
+            bound.push((bind(listener.address)?, listener));
+        }
+        let mut closed = Vec::new();
+        if !late.is_empty() {
+            for address in &gone {
+                closed.extend(self.close_one(*address).await);
+            }
+        }
+        for listener in late {
+            match bind(listener.address) {
+                Ok(socket) => bound.push((socket, listener)),
                 Err(error) => {
-                    warn!(listen.address = %address, %error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
+                    self.reopen(closed);
+                    return Err(error);
                 }
+            }
+        }
+        for (socket, listener) in bound {
+            self.add(socket, listener)?;
+        }
+        for listener in kept {
+            if let Some(open) = self.open.get(&listener.address) {
+                open.slot.replace(listener);
+            }
+        }
+        for address in gone {
+            self.close_one(address).await;
+        }
+        Ok(changed)
+    }
+
+    /// Takes back what had to be closed for a change that then failed.
+    fn reopen(&mut self, closed: Vec<Arc<Listener>>) {
+        for listener in closed {
+            let address = listener.address;
+            let reopened = bind(address).and_then(|socket| self.add(socket, (*listener).clone()));
+            if let Err(error) = reopened {
+                warn!(listen.address = %address, error = format!("{error:#}"), "cannot listen again");
+            }
+        }
+    }
+
+    /// Ends the accept loop of an address and waits until its socket is closed.
+    async fn close_one(&mut self, address: SocketAddr) -> Option<Arc<Listener>> {
+        let Open { slot, socket, accept_loop } = self.open.remove(&address)?;
+        accept_loop.abort();
+        // The error is that it was aborted.
+        let _ = accept_loop.await;
+        drop(socket);
+        slot.close();
+        info!(listen.address = %address, "no longer listening");
+        Some(slot.listener())
+    }
+
+    /// Stops accepting, because a successor does. Each connection ends with its next answer.
+    pub async fn retire(&mut self) {
+        for open in self.open.values_mut() {
+            open.accept_loop.abort();
+            let _ = (&mut open.accept_loop).await;
+            open.slot.retire();
+        }
+    }
+
+    /// Stops listening. Idle connections end, requests that are under way go on.
+    pub async fn close(&mut self) {
+        for (_, open) in self.open.drain() {
+            open.accept_loop.abort();
+            if !open.accept_loop.is_finished() {
+                let _ = open.accept_loop.await;
+            }
+            open.slot.close();
+        }
+    }
+
+    /// What requests look up.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.accepting.live
+    }
+
+    /// The sockets, for a successor.
+    pub fn sockets(&self) -> Vec<(SocketAddr, Arc<TcpListener>)> {
+        self.open.iter().map(|(address, open)| (*address, Arc::clone(&open.socket))).collect()
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<StdListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn accept(socket: Arc<TcpListener>, slot: Arc<Slot>, accepting: Accepting) {
+    // The permit comes first: clients beyond the bound wait in the kernel's queue instead of being turned away.
+    while let Ok(permit) = Arc::clone(&accepting.connections.0).acquire_owned().await {
+        match socket.accept().await {
+            Ok((tcp, client)) => {
+                let (slot, accepting) = (Arc::clone(&slot), accepting.clone());
+                // Of the threads that share the work, each has its own connections.
+                pingora_runtime::current_handle().spawn(async move {
+                    match move_here(tcp) {
+                        Ok(tcp) => connection::serve(tcp, client, slot, &accepting.live, &accepting.proxy).await,
+                        Err(error) => warn!(client.address = %client, %error, "cannot serve a connection"),
+                    }
+                    drop(permit);
+                });
+            }
+            // The client has gone already.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                warn!(listen.port = slot.port(), %error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -4,12 +4,16 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::anyhow;
 use berth_gateway::cert;
 use berth_gateway::config::Config;
+use berth_gateway::convert::{self, Kind, Site, Verdict};
+use berth_gateway::handover::Predecessor;
+use berth_gateway::overview;
 use berth_gateway::serve::Bound;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::crypto::aws_lc_rs;
 use tracing_subscriber::EnvFilter;
@@ -33,7 +37,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT.
+    /// Serve until SIGTERM or SIGINT. SIGHUP reads the configuration again, as does a change of a file; SIGUSR2 starts
+    /// the program anew and hands its sockets over.
     Serve {
         /// The configuration file.
         #[arg(long)]
@@ -45,9 +50,39 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Print what a configuration makes reachable: address, host, repository, certificate, and what clients write.
+    Bindings {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Read NGINX's or Apache's configuration and print the gateway's that does the same. What is to be said of the other
+    /// lines goes to standard error.
+    Import {
+        /// The main file, or those of some sites; what they include is read too.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print what NGINX or Apache must be told to stand where the gateway stands.
+    Export {
+        /// For whom.
+        kind: Other,
+        /// The gateway's configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Certificates.
     #[command(subcommand)]
     Cert(CertCommand),
+}
+
+/// The other proxies.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Other {
+    /// NGINX, 1.19.4 or newer.
+    Nginx,
+    /// Apache's HTTP server, 2.4.
+    Apache,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,16 +120,52 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve { config } => serve(&config),
         Command::Check { config } => check(&config),
+        Command::Bindings { config } => bindings(&config),
+        Command::Import { files } => import(&files),
+        Command::Export { kind, config } => export(kind, &config),
         Command::Cert(CertCommand::SelfSigned { dir, names, addresses }) => make_certificates(&dir, &names, &addresses),
     }
 }
 
-fn serve(config: &Path) -> anyhow::Result<()> {
-    let config = Config::load(config)?;
+fn serve(path: &Path) -> anyhow::Result<()> {
+    let predecessor = Predecessor::find()?;
+    let config = Config::load(path)?;
     raise_descriptor_limit();
-    let gateway = Bound::new(config)?;
-    say("berth-gateway ready");
-    gateway.run();
+    let gateway = Bound::new(path, config, predecessor)?;
+    gateway.run(|| say("berth-gateway ready"))
+}
+
+fn bindings(config: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    let table = overview::table(&overview::rows(&config.listeners), SystemTime::now());
+    table.lines().for_each(say);
+    Ok(())
+}
+
+fn import(files: &[PathBuf]) -> anyhow::Result<()> {
+    let imported = convert::import(files)?;
+    imported.toml.lines().for_each(say);
+    // For whoever reads: the configuration itself may go into a file.
+    for note in &imported.notes {
+        let _ = writeln!(io::stderr(), "{note}");
+    }
+    let open = |verdict| imported.notes.iter().filter(|note| note.verdict == verdict).count();
+    let (unneeded, decide, unknown) = (open(Verdict::Unneeded), open(Verdict::Decide), open(Verdict::NotUnderstood));
+    let _ = writeln!(
+        io::stderr(),
+        "{}: {} directives translated, {unneeded} not needed, {decide} to decide on, {unknown} not understood",
+        imported.kind,
+        imported.translated
+    );
+    Ok(())
+}
+
+fn export(kind: Other, config: &Path) -> anyhow::Result<()> {
+    let kind = match kind {
+        Other::Nginx => Kind::Nginx,
+        Other::Apache => Kind::Apache,
+    };
+    convert::export(&Site::load(config)?, kind).lines().for_each(say);
     Ok(())
 }
 

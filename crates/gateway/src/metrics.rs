@@ -67,7 +67,7 @@ pub struct UpstreamState {
 /// When a certificate ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateExpiry {
-    /// The label of the binding, as [`binding_label`] makes it.
+    /// The label of the binding, as [`crate::bindings::Binding`] has it.
     pub binding: String,
     /// The server name that it is chosen for; empty for the binding that takes every host.
     pub server_name: String,
@@ -100,14 +100,6 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// What the label `binding` says: the address of its listener, as configured, and its server name if it has one.
-pub fn binding_label(listen: SocketAddr, server_name: Option<&str>) -> String {
-    match server_name {
-        Some(name) => format!("{listen}/{name}"),
-        None => listen.to_string(),
-    }
-}
-
 impl Metrics {
     /// The counters of a binding: those that are in use under this label, or new ones.
     pub fn binding(&self, label: &str) -> Arc<BindingMetrics> {
@@ -126,7 +118,7 @@ impl Metrics {
         if let Some(known) = listeners.get(&address).and_then(Weak::upgrade) {
             return known;
         }
-        let new = Arc::new(ListenerMetrics::new(self.binding(&binding_label(address, None))));
+        let new = Arc::new(ListenerMetrics::new(self.binding(&address.to_string())));
         listeners.insert(address, Arc::downgrade(&new));
         new
     }

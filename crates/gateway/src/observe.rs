@@ -13,6 +13,7 @@ use http::header::{AsHeaderName, HOST, REFERER, USER_AGENT};
 use pingora::proxy::Session;
 
 use crate::access::{self, AccessLog, Entry};
+use crate::bindings::Bound;
 use crate::metrics::{Api, BindingMetrics, CLIENT_GONE, InFlight, Metrics, Sample};
 use crate::proxy::Request;
 use crate::refusal::Refusal;
@@ -60,7 +61,7 @@ impl Observe {
     pub(crate) fn finish(&self, session: &Session, request: &Request) {
         let head = session.req_header();
         let observed = &request.observed;
-        let is_console = request.upstream.as_ref().is_some_and(|upstream| upstream.repository.is_none());
+        let is_console = request.binding.as_ref().is_some_and(|binding| matches!(binding.bound, Bound::Console(_)));
         let status = session.response_written().map_or(CLIENT_GONE, |head| head.status.as_u16());
         let total = request.started.elapsed();
         let since_start = |moment: Option<Instant>| moment.map(|moment| moment.duration_since(request.started));
@@ -80,10 +81,9 @@ impl Observe {
         if let Some(refusal) = observed.refusal {
             self.metrics.refused(refusal);
         }
-        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_deref());
         self.access_log.load().log(&Entry {
             time: SystemTime::now(),
-            client: request.connection.as_ref().map(|connection| connection.client),
+            client: request.client.or(request.connection.as_ref().map(|connection| connection.peer)),
             method: head.method.as_str(),
             target: head.raw_path(),
             version: head.version,
@@ -99,18 +99,9 @@ impl Observe {
             referer: header(session, REFERER),
             request_id: request.id(),
             backend: observed.backend.as_deref(),
-            tls: tls.map(|tls| (tls_version(&tls.version), &*tls.cipher)),
+            tls: request.connection.as_ref().and_then(|connection| connection.tls),
             refusal: observed.refusal.map(Refusal::word),
         });
-    }
-}
-
-/// As everybody else writes it.
-fn tls_version(version: &str) -> &str {
-    match version {
-        "TLSv1_2" => "TLSv1.2",
-        "TLSv1_3" => "TLSv1.3",
-        other => other,
     }
 }
 
@@ -125,7 +116,7 @@ pub(crate) struct Observed {
     answered: Option<Instant>,
     backend_answered: Option<Instant>,
     backend: Option<Arc<str>>,
-    refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Refusal>,
 }
 
 impl Observed {

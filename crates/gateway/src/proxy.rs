@@ -7,12 +7,14 @@
 //! - A request is logged and counted once, at its end, in the module `observe`.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, UPGRADE};
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER, UPGRADE};
+use http::{HeaderName, HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::ServerSession;
@@ -22,15 +24,17 @@ use pingora::{Error, ErrorSource, ErrorType};
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use crate::config::Upstream;
-use crate::connection::{Connection, KEEPALIVE, scheme_header};
-use crate::observe::{Observe, Observed};
+use crate::bindings::Binding;
+use crate::connection::{Connection, scheme_header};
+use crate::forwarded::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
+use crate::limits::{Admission, Exceeded, Limits, SLOW_START};
+use crate::live::Live;
+use crate::observe::Observed;
+use crate::own::Own;
 use crate::refusal::{Api, Refusal};
-use crate::{head, request_id, rewrite, upstream};
-
-/// How long a client may send nothing of a body, or take nothing of an answer. A paused laptop or a slow registry mirror
-/// comes back within minutes; a vanished client should not hold a backend's upload open for longer.
-const BODY_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+use crate::rewrite::{Action, Arrival, Meaning};
+use crate::upstream::{Attempts, Broken};
+use crate::{head, request_id, rewrite};
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -39,11 +43,8 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// What a registry API knows, for the answer to a method that it does not.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+const SAFE_METHODS: &str = "GET, HEAD, OPTIONS";
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -55,16 +56,13 @@ const CLAIMS: [HeaderName; 3] =
 /// The proxy logic, one for all listeners.
 #[derive(Debug)]
 pub struct Gateway {
-    backend: HttpPeer,
-    /// Where it is, for the log.
-    address: Arc<str>,
-    observe: Arc<Observe>,
+    live: Arc<Live>,
 }
 
 impl Gateway {
-    /// A proxy to this backend.
-    pub fn new(upstream: Upstream, observe: Arc<Observe>) -> Self {
-        Self { backend: upstream::peer(&upstream), address: upstream.to_string().into(), observe }
+    /// A proxy that looks up what it needs to know here.
+    pub fn new(live: Arc<Live>) -> Self {
+        Self { live }
     }
 }
 
@@ -72,17 +70,41 @@ impl Gateway {
 #[derive(Debug)]
 pub struct Request {
     pub(crate) started: Instant,
-    /// Our own, or that of a trusted proxy.
+    /// 128 random bits in hexadecimal.
     id: HeaderValue,
     /// Present from the moment that its head has arrived.
     pub(crate) connection: Option<Arc<Connection>>,
+    /// Who asks: the connection's peer, or whom trusted proxies name.
+    pub(crate) client: Option<IpAddr>,
+    /// Present once it is known what it is for.
+    pub(crate) binding: Option<Arc<Binding>>,
     /// Present once it has been admitted.
     pub(crate) upstream: Option<rewrite::Upstream>,
     /// What its lines and counters will be made of.
     pub(crate) observed: Observed,
+    /// The backends it was sent to.
+    pub(crate) attempts: Attempts,
+    /// How much of its body has come.
+    pace: Pace,
+    _admission: Admission,
 }
 
 impl Request {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            id: request_id::random(),
+            connection: None,
+            client: None,
+            binding: None,
+            upstream: None,
+            observed: Observed::default(),
+            attempts: Attempts::default(),
+            pace: Pace::default(),
+            _admission: Admission::default(),
+        }
+    }
+
     pub(crate) fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
@@ -93,7 +115,7 @@ impl ProxyHttp for Gateway {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request { started: Instant::now(), id: request_id::random(), connection: None, upstream: None, observed: Observed::default() }
+        Request::new()
     }
 
     fn on_connection_reuse(&self, _: &mut Session, request: &mut Request, connection: Box<dyn Any + Send + Sync>) {
@@ -107,17 +129,14 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
-        set_limits(session);
-        if let Some(connection) = &request.connection {
-            request.observed.admitted(&connection.metrics.any_host);
-            if let Some(id) = request_id::given(session.req_header().headers.get(X_REQUEST_ID), connection.is_trusted) {
-                request.id = id;
-            }
-        }
-        match admit(session, request) {
-            Ok(upstream) => {
+        match self.admit(session, request) {
+            Ok(Answer::Pass(upstream)) => {
                 request.upstream = Some(upstream);
                 Ok(false)
+            }
+            Ok(Answer::Own(own)) => {
+                own.send(session, &request.id).await.map_err(|error| error.into_down())?;
+                Ok(true)
             }
             Err(refusal) => {
                 respond(session, request, refusal).await.map_err(|error| error.into_down())?;
@@ -126,9 +145,30 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Called before each piece of a body is sent, and at its end, also that of an empty one.
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, _: bool, request: &mut Request) -> pingora::Result<()> {
+        request.attempts.begun();
+        let least = request.binding.as_ref().and_then(|binding| binding.limits.min_body_bytes_per_second);
+        match least {
+            Some(least) if request.pace.is_below(least, body.as_ref().map_or(0, Bytes::len)) => {
+                request.observed.refused(Refusal::BodyTooSlow);
+                Error::e_explain(ErrorType::ReadTimedout, "the body comes too slowly").map_err(|error: Box<Error>| error.into_down())
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn upstream_peer(&self, _: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        request.observed.sent(Arc::clone(&self.address));
-        Ok(Box::new(self.backend.clone()))
+        let peer = request.attempts.next(&self.live.pool());
+        if let Some(address) = request.attempts.address() {
+            request.observed.sent(address.to_string().into());
+        }
+        peer
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, request: &mut Request, mut error: Box<Error>) -> Box<Error> {
+        request.attempts.connect_failed(&mut error, !session.retry_buffer_truncated());
+        error
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, head: &mut RequestHeader, request: &mut Request) -> pingora::Result<()> {
@@ -141,9 +181,11 @@ impl ProxyHttp for Gateway {
         head.insert_header(HOST, host.clone())?;
         head.insert_header(X_FORWARDED_HOST, host)?;
         head.insert_header(X_FORWARDED_PROTO, scheme_header(upstream.origin.scheme()))?;
-        head.insert_header(X_FORWARDED_PORT, connection.port_header.clone())?;
-        head.insert_header(X_FORWARDED_FOR, connection.client_header.clone())?;
-        head.insert_header(X_REAL_IP, connection.client_header.clone())?;
+        head.insert_header(X_FORWARDED_PORT, HeaderValue::from(upstream.origin.port()))?;
+        let client = request.client.filter(|client| *client != connection.peer).and_then(|client| client.to_string().try_into().ok());
+        let client = client.unwrap_or_else(|| connection.peer_header.clone());
+        head.insert_header(X_FORWARDED_FOR, client.clone())?;
+        head.insert_header(X_REAL_IP, client)?;
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
@@ -151,35 +193,33 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
+        request.attempts.answered();
         request.observed.backend_answered();
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
-    /// Pingora's default, less its context: the error is logged with the backend's real address.
+    /// In place of Pingora's default, which repeats a PUT.
     fn error_while_proxy(
         &self,
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        _: &mut Request,
-        client_reused: bool,
+        request: &mut Request,
+        was_reused: bool,
     ) -> Box<Error> {
-        if session.req_header().method.is_idempotent() && !session.retry_buffer_truncated() {
-            // A kept connection may have been closed by the backend just then.
-            error.retry.decide_reuse(client_reused);
-        } else {
-            error.set_retry(false);
-        }
+        let is_safe = session.req_header().method.is_safe();
+        request.attempts.broke(&mut error, Broken { was_reused, is_safe, is_kept: !session.retry_buffer_truncated() });
         error
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
-        let refusal = refusal(error);
+        let refusal = request.observed.refusal.or_else(|| refusal(error));
         match refusal {
             None => debug!(request.id = request.id(), %error, "client went away"),
             Some(Refusal::Internal) => error!(request.id = request.id(), %error, "request failed"),
             Some(refusal) if refusal.status().is_server_error() => {
-                warn!(request.id = request.id(), backend.address = %self.address, %error, "backend failed");
+                let address = request.attempts.address().map(tracing::field::display);
+                warn!(request.id = request.id(), backend.address = address, %error, "backend failed");
             }
             Some(_) => debug!(request.id = request.id(), %error, "bad request"),
         }
@@ -203,33 +243,117 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        self.observe.finish(session, request);
+        self.live.observe.finish(session, request);
         if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
             linger(session).await;
         }
     }
 }
 
-/// Pingora's default of aborting when a client closes its side stays: registry clients never half-close, and what a
-/// vanished client asked for should not go on.
-fn set_limits(session: &mut Session) {
-    session.set_read_timeout(Some(BODY_IDLE_MAX));
-    session.set_write_timeout(Some(BODY_IDLE_MAX));
-    // Pingora keeps connections without a limit. None: this one will be closed, and must stay so.
-    if session.get_keepalive().is_some() && !session.is_process_shutting_down() {
-        session.set_keepalive(Some(KEEPALIVE.as_secs()));
+/// What a request is answered with.
+enum Answer {
+    /// What the backend says to this.
+    Pass(rewrite::Upstream),
+    /// Something of the gateway's own.
+    Own(Own),
+}
+
+impl Gateway {
+    /// What a request is answered with, if anything but a refusal.
+    fn admit(&self, session: &mut Session, request: &mut Request) -> Result<Answer, Refusal> {
+        let connection = request.connection.clone().ok_or(Refusal::Internal)?;
+        let listener = connection.slot.listener();
+        request.observed.admitted(&connection.slot.metrics().any_host);
+        let raw_head = session.to_h1_raw();
+        set_limits(session, &listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()));
+        let target = head::check(&raw_head)?;
+        let head = session.req_header_mut();
+        let is_trusted = self.live.trusts(connection.peer);
+        if let Some(id) = request_id::given(head.headers.get(X_REQUEST_ID), is_trusted) {
+            request.id = id;
+        }
+        let forwarded = if is_trusted { Forwarded::read(&head.headers, &self.live.trusted_proxies()) } else { Forwarded::default() };
+        let client = *request.client.insert(forwarded.client.unwrap_or(connection.peer));
+        let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
+        let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+        let (binding, action) = match rewrite::rewrite(arrival, &head.method, target, hosts)? {
+            Meaning::Bound(binding, action) => (binding, action),
+            Meaning::AcmeChallenge(token) => {
+                let answer = self.live.acme().and_then(|acme| acme.http_answer(&token)).ok_or(Refusal::NotFound)?;
+                return Ok(Answer::Own(Own::challenge(&answer)));
+            }
+        };
+        request.observed.admitted(binding.counted.get_or_init(|| self.live.observe.metrics.binding(&binding.label)));
+        request.binding = Some(Arc::clone(&binding));
+        if raw_head.len() > binding.limits.header_bytes || head.headers.len() > binding.limits.header_fields {
+            return Err(Refusal::HeadTooLarge);
+        }
+        check_access(&binding, &connection, client, &head.method, &action)?;
+        // Registry clients upgrade to nothing.
+        head.remove_header(&UPGRADE);
+        request._admission = self.live.meter.request(&binding, client).map_err(|exceeded| match exceeded {
+            Exceeded::Client => Refusal::TooMany,
+            Exceeded::Binding => Refusal::Busy,
+        })?;
+        set_limits(session, &binding.limits);
+        if connection.slot.is_ending() {
+            session.set_keepalive(None);
+        }
+        match action {
+            Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
+            Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
+            Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
+            Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
+        }
     }
 }
 
-/// What the backend is to be asked, if anything.
-fn admit(session: &mut Session, request: &Request) -> Result<rewrite::Upstream, Refusal> {
-    let connection = request.connection.as_ref().ok_or(Refusal::Internal)?;
-    let raw_head = session.to_h1_raw();
-    let target = head::check(&raw_head)?;
-    let head = session.req_header_mut();
-    // Registry clients upgrade to nothing.
-    head.remove_header(&UPGRADE);
-    rewrite::rewrite(&connection.listener, &head.method, target, head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes))
+/// Whether the binding is for this client and this request.
+fn check_access(binding: &Binding, connection: &Connection, client: IpAddr, method: &Method, action: &Action) -> Result<(), Refusal> {
+    if !binding.access.admits(client) {
+        return Err(Refusal::Denied);
+    }
+    // A client may use one connection for every host of its certificate; it has shown its own for one of them.
+    let wanted = binding.tls.as_ref().and_then(|tls| tls.client_authority());
+    if wanted.is_some_and(|wanted| connection.client_authority.as_ref() != Some(wanted)) {
+        return Err(Refusal::CertificateRequired);
+    }
+    if binding.access.read_only
+        && let Action::Pass(upstream) = action
+        && !method.is_safe()
+        && !upstream.is_login()
+    {
+        return Err(Refusal::ReadOnly);
+    }
+    Ok(())
+}
+
+/// Pingora's default of aborting when a client closes its side stays: registry clients never half-close, and what a
+/// vanished client asked for should not go on.
+fn set_limits(session: &mut Session, limits: &Limits) {
+    session.set_read_timeout(Some(limits.body_idle_timeout));
+    session.set_write_timeout(Some(limits.body_idle_timeout));
+    session.set_min_send_rate(limits.min_body_bytes_per_second.map(|rate| rate as usize));
+    // Pingora keeps connections without a limit. None: this one will be closed, and must stay so.
+    if session.get_keepalive().is_some() && !session.is_process_shutting_down() {
+        session.set_keepalive(Some(limits.keepalive_timeout.as_secs()));
+    }
+}
+
+/// How fast a body comes.
+#[derive(Debug, Default)]
+struct Pace {
+    began: Option<Instant>,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Counts bytes that have come, and judges the average so far.
+    fn is_below(&mut self, least_per_second: u32, bytes: usize) -> bool {
+        let elapsed = self.began.get_or_insert_with(Instant::now).elapsed();
+        self.bytes += bytes as u64;
+        elapsed > SLOW_START && (self.bytes as f64) < f64::from(least_per_second) * elapsed.as_secs_f64()
+    }
 }
 
 fn drop_claims(head: &mut RequestHeader) {
@@ -272,8 +396,13 @@ async fn respond(session: &mut Session, request: &mut Request, refusal: Refusal)
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     head.insert_header(X_REQUEST_ID, request.id.clone())?;
-    if refusal == Refusal::Method {
-        head.insert_header(ALLOW, HeaderValue::from_static(METHODS))?;
+    match refusal {
+        Refusal::Method => head.insert_header(ALLOW, HeaderValue::from_static(METHODS))?,
+        Refusal::ReadOnly => head.insert_header(ALLOW, HeaderValue::from_static(SAFE_METHODS))?,
+        _ => {}
+    }
+    if let Some(seconds) = refusal.retry_after_s() {
+        head.insert_header(RETRY_AFTER, HeaderValue::from(seconds))?;
     }
     if !refusal.keeps_connection() {
         session.set_keepalive(None);

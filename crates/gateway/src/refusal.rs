@@ -42,9 +42,36 @@ pub enum Refusal {
     /// No binding of this listener is for this host.
     #[error("no repository is bound to this host name here")]
     UnknownHost,
+    /// The host or path names no repository that there could be.
+    #[error("no repository is bound to this address: its name comes first, in lower case")]
+    Unbound,
+    /// A V1 client on an address where the image's name begins with the repository.
+    #[error("this address serves the Docker Registry V2 API only: V1 clients need a port or host name of their own")]
+    V2Only,
+    /// A registry client on an address that only sends browsers elsewhere.
+    #[error("this address only redirects browsers: use the address with https")]
+    OnlyRedirects,
+    /// The client's address is not among those that may use the binding.
+    #[error("this address is not open to you")]
+    Denied,
+    /// A request that would change something, on a binding that is read-only.
+    #[error("this address is read-only")]
+    ReadOnly,
+    /// The binding wants a client certificate, and the connection was made for another host.
+    #[error("this host needs a client certificate: open a connection for it")]
+    CertificateRequired,
+    /// The client asks too much at once or too often.
+    #[error("too many requests: try again in a moment")]
+    TooMany,
+    /// All clients together do.
+    #[error("the registry is busy: try again in a moment")]
+    Busy,
     /// The client stopped sending its body.
     #[error("the request's body did not arrive in time")]
     BodyTimeout,
+    /// The client sends its body, but slower than the binding allows.
+    #[error("the request's body arrives too slowly")]
+    BodyTooSlow,
     /// Nobody listens at the backend's address.
     #[error("the registry's backend cannot be reached")]
     BackendUnreachable,
@@ -90,13 +117,22 @@ impl Refusal {
             }
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::NotFound | Self::Unbound | Self::V2Only | Self::OnlyRedirects => StatusCode::NOT_FOUND,
+            Self::UnknownHost | Self::CertificateRequired => StatusCode::MISDIRECTED_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BodyTimeout | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BackendUnreachable | Self::BackendFailed => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// How long the client should wait before it tries again, in seconds, if that is worth saying.
+    pub const fn retry_after_s(self) -> Option<u32> {
+        if matches!(self, Self::TooMany | Self::Busy) { Some(1) } else { None }
     }
 
     /// One word for logs and metrics.
@@ -113,7 +149,16 @@ impl Refusal {
             Self::Method => "method",
             Self::NotFound => "not_found",
             Self::UnknownHost => "unknown_host",
+            Self::Unbound => "unbound",
+            Self::V2Only => "v2_only",
+            Self::OnlyRedirects => "only_redirects",
+            Self::Denied => "denied",
+            Self::ReadOnly => "read_only",
+            Self::CertificateRequired => "certificate_required",
+            Self::TooMany => "client_limit",
+            Self::Busy => "binding_limit",
             Self::BodyTimeout => "body_timeout",
+            Self::BodyTooSlow => "body_too_slow",
             Self::BackendUnreachable => "backend_unreachable",
             Self::BackendFailed => "backend_failed",
             Self::BackendTimeout => "backend_timeout",
@@ -123,7 +168,19 @@ impl Refusal {
 
     /// Whether the connection may carry another request: not if its framing is in doubt.
     pub const fn keeps_connection(self) -> bool {
-        matches!(self, Self::Method | Self::NotFound | Self::UnknownHost)
+        matches!(
+            self,
+            Self::Method
+                | Self::NotFound
+                | Self::Unbound
+                | Self::V2Only
+                | Self::OnlyRedirects
+                | Self::UnknownHost
+                | Self::CertificateRequired
+                | Self::ReadOnly
+                | Self::TooMany
+                | Self::Busy
+        )
     }
 
     /// The error code of the V2 API.
@@ -137,11 +194,14 @@ impl Refusal {
             | Self::Framing
             | Self::Malformed
             | Self::HeadTooLarge => "BAD_REQUEST",
-            Self::Method => "UNSUPPORTED",
+            Self::Method | Self::ReadOnly | Self::V2Only | Self::OnlyRedirects => "UNSUPPORTED",
             Self::NotFound => "NOT_FOUND",
-            Self::UnknownHost => "MISDIRECTED_REQUEST",
-            Self::BodyTimeout => "REQUEST_TIMEOUT",
-            Self::BackendUnreachable | Self::BackendFailed | Self::BackendTimeout => "UNAVAILABLE",
+            Self::Unbound => "NAME_UNKNOWN",
+            Self::UnknownHost | Self::CertificateRequired => "MISDIRECTED_REQUEST",
+            Self::Denied => "DENIED",
+            Self::TooMany => "TOOMANYREQUESTS",
+            Self::BodyTimeout | Self::BodyTooSlow => "REQUEST_TIMEOUT",
+            Self::Busy | Self::BackendUnreachable | Self::BackendFailed | Self::BackendTimeout => "UNAVAILABLE",
             Self::Internal => "UNKNOWN",
         }
     }

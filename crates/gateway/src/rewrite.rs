@@ -8,57 +8,158 @@
 //!   client wrote: every URL the backend makes leads back to this listener.
 
 use std::str;
+use std::sync::Arc;
 
 use berth_names::{Authority, Origin, RepositoryKey, Scheme};
 use http::Method;
 
-use crate::bindings::{Bound, Listener};
+use crate::acme::HTTP_PREFIX;
+use crate::bindings::{Binding, Bound, Listener};
+use crate::forwarded::Forwarded;
 use crate::refusal::Refusal;
+
+/// The authority's certificate, on a console binding.
+pub const AUTHORITY_PATH: &str = "/_ca.pem";
+
+/// How to make clients trust that authority, on a console binding.
+pub const TRUST_PATH: &str = "/_trust";
+
+/// How a request arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Where.
+    pub listener: &'a Listener,
+    /// The port that the client connected to, as far as it can be seen from here.
+    pub port: u16,
+    /// What trusted proxies said; empty if there are none.
+    pub forwarded: &'a Forwarded,
+}
+
+/// What a request means.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// Something of a binding's.
+    Bound(Arc<Binding>, Action),
+    /// An ACME server asks for the answer to this token.
+    AcmeChallenge(Box<str>),
+}
+
+/// What is to be done with a request for a binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The backend is asked.
+    Pass(Upstream),
+    /// A browser is sent to this URL.
+    Redirect(String),
+    /// The client is given the authority's certificate.
+    GiveAuthority,
+    /// The client is told how to trust the authority.
+    ExplainTrust(Origin),
+}
 
 /// A request as it goes to the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// The repository it is for; `None` on a console binding.
+    /// The repository it is for; `None` on a console binding, and for what a path binding has of all its repositories.
     pub repository: Option<RepositoryKey>,
     /// Path and query.
     pub target: String,
     /// Scheme, host and port that the client used.
     pub origin: Origin,
+    /// The client names the repository before the image: the backend has to do so too.
+    pub names_repository: bool,
 }
 
-/// Decides what a request with this method, request target and `Host` values, as they came, means on `listener`.
+impl Upstream {
+    /// Whether it only asks who somebody is: a token, or docker's check of a password before V2.
+    pub fn is_login(&self) -> bool {
+        let path = self.target.split('?').next().unwrap_or_default();
+        path.ends_with("/v2/token") || path.trim_end_matches('/').ends_with("/v1/users")
+    }
+}
+
+/// Decides what a request with this method, request target and `Host` values, as they came, means.
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
 pub fn rewrite<'a>(
-    listener: &Listener,
+    arrival: Arrival<'_>,
     method: &Method,
     target: &'a [u8],
     hosts: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Upstream, Refusal> {
+) -> Result<Meaning, Refusal> {
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
     }
     let host = only_host(hosts)?;
     let target = Target::parse(target)?;
-    if let Some((scheme, authority)) = &target.absolute
-        && (*scheme != listener.scheme || *authority != host)
+    let Arrival { listener, port, forwarded } = arrival;
+    let scheme = forwarded.scheme.unwrap_or(listener.scheme);
+    if let Some((written, authority)) = &target.absolute
+        && (*written != scheme || *authority != host)
     {
         return Err(Refusal::HostMismatch);
     }
     check_path(target.path)?;
     check_query(target.query)?;
-    let (docker_path, is_management) = (docker_path(target.path), is_management(target.path));
-    if docker_path.is_none() && !is_management {
-        return Err(Refusal::NotFound);
+    if listener.scheme == Scheme::Http
+        && let Some(token) = target.path.strip_prefix(HTTP_PREFIX)
+    {
+        return Ok(Meaning::AcmeChallenge(token.into()));
     }
-    let (repository, target) = match (listener.bindings.find(&host).ok_or(Refusal::UnknownHost)?, docker_path) {
-        (Bound::Repository(key), Some(path)) => (Some(key.clone()), upstream_target(key, path, target.query)),
-        (Bound::Console, None) => (None, format!("{}{}", target.path, target.query)),
-        (Bound::Repository(_), None) | (Bound::Console, Some(_)) => return Err(Refusal::NotFound),
-    };
-    Ok(Upstream { repository, target, origin: Origin::on_port(listener.scheme, &host, listener.port) })
+    let host = forwarded.host.as_ref().unwrap_or(&host);
+    let binding = listener.bindings.find(host.host()).ok_or(Refusal::UnknownHost)?;
+    let origin = binding.public.origin(scheme, host, forwarded.port.unwrap_or(port));
+    let action = action(binding, method, host, &target, origin)?;
+    Ok(Meaning::Bound(Arc::clone(binding), action))
 }
+
+fn action(binding: &Binding, method: &Method, host: &Authority, target: &Target<'_>, origin: Origin) -> Result<Action, Refusal> {
+    let Target { path, query, .. } = *target;
+    let Some(api_path) = docker_path(path) else {
+        return match (&binding.bound, &binding.redirect) {
+            (Bound::Console(Some(_)), _) if path == AUTHORITY_PATH => Ok(Action::GiveAuthority),
+            (Bound::Console(Some(_)), _) if path == TRUST_PATH => Ok(Action::ExplainTrust(origin)),
+            (Bound::Console(_), _) if is_management(path) => {
+                Ok(Action::Pass(Upstream { repository: None, target: format!("{path}{query}"), origin, names_repository: false }))
+            }
+            (_, Some(to)) if matches!(*method, Method::GET | Method::HEAD) => Ok(Action::Redirect(format!("{to}{path}{query}"))),
+            _ => Err(Refusal::NotFound),
+        };
+    };
+    let of_one = |key: RepositoryKey| {
+        let target = upstream_target(&key, api_path, query);
+        Upstream { repository: Some(key), target, origin: origin.clone(), names_repository: false }
+    };
+    match &binding.bound {
+        Bound::Repository(key) => Ok(Action::Pass(of_one(key.clone()))),
+        Bound::RepositoryFromHost => {
+            let label = host.host().split('.').next().unwrap_or_default();
+            Ok(Action::Pass(of_one(label.parse().map_err(|_| Refusal::Unbound)?)))
+        }
+        Bound::RepositoryFromPath => Ok(Action::Pass(from_path(api_path, query, origin)?)),
+        Bound::Console(_) => Err(Refusal::NotFound),
+        Bound::Nothing => Err(Refusal::OnlyRedirects),
+    }
+}
+
+/// `/v2/<key>/<image>/…` is `/v2/<image>/…` in the repository. What comes before an image is known (`/v2/`, tokens, the
+/// list of images) is the backend's, for all repositories together.
+fn from_path(api_path: &str, query: &str, origin: Origin) -> Result<Upstream, Refusal> {
+    let Some(rest) = api_path.strip_prefix("/v2") else { return Err(Refusal::V2Only) };
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    if matches!(rest, "" | "token" | "_catalog") {
+        let target = format!("{ALL_REPOSITORIES}/{rest}{query}");
+        return Ok(Upstream { repository: None, target, origin, names_repository: true });
+    }
+    let (key, image_path) = rest.split_once('/').ok_or(Refusal::Unbound)?;
+    let key: RepositoryKey = key.parse().map_err(|_| Refusal::Unbound)?;
+    let target = upstream_target(&key, &format!("/v2/{image_path}"), query);
+    Ok(Upstream { repository: Some(key), target, origin, names_repository: true })
+}
+
+/// Where the backend answers for all repositories together.
+const ALL_REPOSITORIES: &str = "/artifactory/api/docker/v2";
 
 fn only_host<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Authority, Refusal> {
     let mut hosts = hosts.into_iter();

@@ -1,19 +1,23 @@
-//! TLS of the listeners: certificates from files, chosen by server name, replaceable while running.
+//! TLS of the bindings: certificates from files, client certificates, resumption.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
-use berth_names::Authority;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ServerConfig, version};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, version};
+use sha2::{Digest as _, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
 
 /// Why a certificate and its key can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,99 +46,182 @@ impl CertificateError {
     }
 }
 
+/// A certificate chain with its private key, and what is worth knowing of it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// What is given to rustls.
+    pub certified: Arc<CertifiedKey>,
+    /// When the first certificate of the chain expires, in seconds since 1970.
+    pub expires: i64,
+    /// The host names and addresses that it is for.
+    pub names: Vec<String>,
+}
+
 /// Reads a certificate chain, leaf first, and its private key.
 ///
 /// # Errors
 /// [`CertificateError`] if they can't be used.
-pub fn load(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, CertificateError> {
+pub fn load(certificate: &Path, key: &Path) -> Result<Identity, CertificateError> {
     let name = |path: &Path| path.display().to_string();
-    let pem = fs::read(certificate).map_err(|error| CertificateError::CertificateUnreadable(name(certificate), error))?;
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| CertificateError::NoCertificate(name(certificate)))?;
-    if chain.is_empty() {
-        return Err(CertificateError::NoCertificate(name(certificate)));
-    }
+    let chain = read_chain(certificate)?;
     let pem = fs::read(key).map_err(|error| CertificateError::KeyUnreadable(name(key), error))?;
     let private_key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| CertificateError::NoKey(name(key)))?;
     let certified = CertifiedKey::from_der(chain, private_key, &aws_lc_rs::default_provider())
         .map_err(|error| CertificateError::Mismatch(name(certificate), name(key), error))?;
-    Ok(Arc::new(certified))
+    identity(certified).ok_or_else(|| CertificateError::NoCertificate(name(certificate)))
 }
 
-/// The certificates of one listener.
-#[derive(Clone, Debug)]
-pub struct Certificates {
-    by_server_name: HashMap<Box<str>, Arc<CertifiedKey>>,
-    /// For clients that name no server (an IP address is never named) or one that has no binding: such a client
-    /// complains about the wrong name, which says more than a failed handshake.
-    default: Arc<CertifiedKey>,
-    /// The default belongs to the binding without a server name.
-    has_own_default: bool,
+/// What is worth knowing of a certificate. `None` if its first one can't be read.
+pub fn identity(certified: CertifiedKey) -> Option<Identity> {
+    let (_, leaf) = X509Certificate::from_der(certified.end_entity_cert().ok()?).ok()?;
+    let names = leaf.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+    let names = names.into_iter().flatten().filter_map(subject).collect();
+    let expires = leaf.validity().not_after.timestamp();
+    Some(Identity { certified: Arc::new(certified), expires, names })
 }
 
-impl Certificates {
-    /// The certificates of a listener whose first binding has this one.
-    pub fn new(server_name: Option<&Authority>, certificate: Arc<CertifiedKey>) -> Self {
-        let mut certificates = Self { by_server_name: HashMap::new(), default: Arc::clone(&certificate), has_own_default: false };
-        certificates.add(server_name, certificate);
-        certificates
-    }
-
-    /// Adds the certificate of one more binding.
-    pub fn add(&mut self, server_name: Option<&Authority>, certificate: Arc<CertifiedKey>) {
-        match server_name {
-            Some(name) => {
-                self.by_server_name.insert(name.host().into(), certificate);
-            }
-            None if !self.has_own_default => {
-                self.default = certificate;
-                self.has_own_default = true;
-            }
-            None => {}
+fn subject(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(|octets| IpAddr::from(octets).to_string());
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(|octets| IpAddr::from(octets).to_string())).ok()
         }
-    }
-
-    fn choose(&self, server_name: Option<&str>) -> &Arc<CertifiedKey> {
-        // rustls hands the name over in lower case.
-        server_name.and_then(|name| self.by_server_name.get(name)).unwrap_or(&self.default)
+        _ => None,
     }
 }
 
-/// Chooses a certificate for each handshake; the set can be replaced without touching the listener.
-#[derive(Debug)]
-pub struct CertificateResolver(ArcSwap<Certificates>);
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let name = || path.display().to_string();
+    let pem = fs::read(path).map_err(|error| CertificateError::CertificateUnreadable(name(), error))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| CertificateError::NoCertificate(name()))?;
+    if chain.is_empty() { Err(CertificateError::NoCertificate(name())) } else { Ok(chain) }
+}
 
-impl CertificateResolver {
-    /// Starts with these certificates.
-    pub fn new(certificates: Certificates) -> Self {
-        Self(ArcSwap::from_pointee(certificates))
+/// The authorities whose certificates clients must show.
+#[derive(Clone, Debug)]
+pub struct ClientAuthority {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// SHA-256 of the file: connections made under another one are not good for this one.
+    id: [u8; 32],
+}
+
+impl ClientAuthority {
+    /// Reads PEM certificates of authorities.
+    ///
+    /// # Errors
+    /// [`CertificateError`] if there are none, or one is not usable.
+    pub fn load(path: &Path) -> Result<Self, CertificateError> {
+        let chain = read_chain(path)?;
+        let mut digest = Sha256::new();
+        let mut roots = RootCertStore::empty();
+        for certificate in chain {
+            digest.update(&certificate);
+            roots.add(certificate).map_err(|_| CertificateError::NoCertificate(path.display().to_string()))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(aws_lc_rs::default_provider()))
+            .build()
+            .map_err(|_| CertificateError::NoCertificate(path.display().to_string()))?;
+        Ok(Self { verifier, id: digest.finalize().into() })
     }
 }
 
-impl ResolvesServerCert for CertificateResolver {
-    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(self.0.load().choose(client_hello.server_name())))
+/// The TLS settings of a binding.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// What it shows, for tables and metrics. `None` if that changes by itself.
+    identity: Option<Identity>,
+    client_authority: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 
-/// The TLS settings of a listener: TLS 1.2 and 1.3, HTTP/1.1.
-///
-/// HTTP/2 is not offered: Go clients take it when they can, and its flow control halves the speed of uploads.
+impl ServerTls {
+    /// TLS 1.2 and 1.3, HTTP/1.1, with this certificate.
+    ///
+    /// HTTP/2 is not offered: Go clients take it when they can, and its flow control halves the speed of uploads.
+    ///
+    /// # Errors
+    /// If the cryptographic provider can't do what is asked of it, which would be a fault of the build.
+    pub fn new(identity: Identity, clients: Option<&ClientAuthority>) -> Result<Self, rustls::Error> {
+        let resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
+        Ok(Self { identity: Some(identity), ..Self::with_resolver(resolver, clients)? })
+    }
+
+    /// The same, with a certificate that may be another one at each handshake.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_resolver(resolver: Arc<dyn ResolvesServerCert>, clients: Option<&ClientAuthority>) -> Result<Self, rustls::Error> {
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(provider())).with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => builder.with_client_cert_verifier(Arc::clone(&authority.verifier)),
+        };
+        let mut config = builder.with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ignore_client_order = true;
+        config.session_storage = match clients {
+            None => sessions(),
+            // A session made without a certificate must not be resumed where one is needed.
+            Some(_) => ServerSessionMemoryCache::new(CLIENT_SESSIONS_MAX),
+        };
+        Ok(Self { config: Arc::new(config), identity: None, client_authority: clients.map(|authority| authority.id) })
+    }
+
+    /// What a handshake is done with.
+    pub fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// What it shows. `None` if that changes by itself.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Which authority's certificate a client must have shown, if any.
+    pub fn client_authority(&self) -> Option<&[u8; 32]> {
+        self.client_authority.as_ref()
+    }
+}
+
+/// The settings of a handshake that answers an ACME server (RFC 8737): nothing else is ever sent over it.
 ///
 /// # Errors
-/// If the cryptographic provider can't do what is asked of it, which would be a fault of the build.
-pub fn server_config(resolver: Arc<CertificateResolver>) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+/// As [`ServerTls::new`].
+pub fn for_challenge(certificate: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ignore_client_order = true;
-    Ok(config)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
+    config.alpn_protocols = vec![crate::acme::TLS_ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// TLS sessions that can be resumed, in all and for a binding with client certificates.
+const SESSIONS_MAX: usize = 8192;
+const CLIENT_SESSIONS_MAX: usize = 256;
+
+/// Sessions outlive a reload, which makes new settings for every binding. rustls checks the server name of each.
+fn sessions() -> Arc<dyn StoresServerSessions> {
+    static SESSIONS: OnceLock<Arc<ServerSessionMemoryCache>> = OnceLock::new();
+    Arc::clone(SESSIONS.get_or_init(|| ServerSessionMemoryCache::new(SESSIONS_MAX))) as _
 }
 
 /// AES-128-GCM first: measured the fastest here, and no registry needs a longer key than its clients' own default.
-fn provider() -> CryptoProvider {
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(fastest_first()))
+}
+
+fn fastest_first() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_aes_128 = |suite: CipherSuite| {
         matches!(

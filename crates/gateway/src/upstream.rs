@@ -1,71 +1,61 @@
-//! The way to the backend.
+//! The way to the backends: which server takes a request, and which other one if that fails.
+//!
+//! What must stay true:
+//! - Any server can take any request. Nothing pins a client or an upload to one: what they share is the store behind them.
+//! - A request that a server may have acted on is sent again only if its method is safe ([`attempts`] says why).
+//! - That a server is down is a guess. With no better one left, one that is thought to be down is tried.
+//! - Choosing takes no lock and, with one server, looks at nothing.
+//!
+//! Addresses are IP addresses or paths: names would need a resolver that follows their changes, and are left to whoever
+//! writes the configuration.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod peer;
+
+mod breaker;
+mod health;
+mod pool;
+
+mod attempts;
+mod probe;
+
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pingora::connectors::L4Connect;
-use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
-use pingora::protocols::l4::stream::Stream;
-use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora::{ErrorType, OrErr};
-use rustix::net::sockopt;
-use tokio::net::UnixStream;
+pub(crate) use attempts::{Attempts, Broken};
+pub use breaker::BreakerState;
+pub use health::{Probed, ServerState};
+pub use peer::{Tls, TlsError};
+pub use pool::{Pool, PoolError};
+pub use probe::Probes;
 
-use crate::config::Upstream;
-
-/// The backend is near: what takes longer is down.
+/// How long a connection to a server may take, with its TLS handshake. Backends are near: what takes longer is down.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// How long the backend may be silent. Long, because it checks the digest of a whole layer before it answers.
-const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
-
-/// How long the backend may read nothing of a body.
-const STALL_MAX: Duration = Duration::from_secs(5 * 60);
-
-/// How long an idle connection is kept. Below the backend's own 90 s, so that no request is sent into a closing connection.
-const IDLE_MAX: Duration = Duration::from_secs(60);
-
-/// Bytes that the socket takes before the backend has to wake up and make room: several pieces of a body at once.
-const SOCKET_BUFFER_BYTES: usize = 1 << 20;
-
-/// How the backend is reached, with every limit.
-pub(crate) fn peer(upstream: &Upstream) -> HttpPeer {
-    let mut peer = match upstream {
-        Upstream::Tcp(address) => HttpPeer::new(address, false, String::new()),
-        Upstream::Unix(path) => unix_peer(path.clone()),
-    };
-    let options = &mut peer.options;
-    options.connection_timeout = Some(CONNECT_MAX);
-    options.total_connection_timeout = Some(CONNECT_MAX);
-    options.read_timeout = Some(SILENCE_MAX);
-    options.write_timeout = Some(STALL_MAX);
-    options.idle_timeout = Some(IDLE_MAX);
-    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
-    peer
+/// One backend.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: Address,
+    /// Present if it speaks TLS.
+    pub tls: Option<Tls>,
 }
 
-/// A peer behind a Unix socket whose connections are reused under any spelling of its path.
-///
-/// Pingora's own kind reuses a connection only if the backend bound the socket under the very same text: through a
-/// symlink, a bind mount or a relative path it would log an error and connect anew for every request. The unspecified
-/// address is the one it does not compare.
-fn unix_peer(path: PathBuf) -> HttpPeer {
-    let mut peer = HttpPeer::new(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), false, String::new());
-    peer.options.custom_l4 = Some(Arc::new(UnixSocket(path)));
-    peer
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// An IP address and a port.
+    Tcp(SocketAddr),
 }
 
-#[derive(Debug)]
-struct UnixSocket(PathBuf);
-
-#[async_trait]
-impl L4Connect for UnixSocket {
-    async fn connect(&self, _: &PingoraAddr) -> pingora::Result<Stream> {
-        let stream = UnixStream::connect(&self.0).await.or_err(ErrorType::ConnectError, "connecting to the backend's socket")?;
-        sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER_BYTES).or_err(ErrorType::ConnectError, "the socket's buffer")?;
-        Ok(stream.into())
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(address) => address.fmt(f),
+        }
     }
 }

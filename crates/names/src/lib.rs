@@ -7,6 +7,7 @@
 mod account;
 mod digest;
 mod image;
+mod network;
 mod origin;
 mod repository;
 mod tag;
@@ -14,6 +15,7 @@ mod tag;
 pub use account::{AccountName, InvalidAccountName};
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use image::{ImageName, InvalidImageName};
+pub use network::{InvalidNetwork, Network};
 pub use origin::{Authority, InvalidAuthority, Origin, Scheme};
 pub use repository::{ApiVersion, InvalidRepositoryKey, RepositoryKey};
 pub use tag::{InvalidReference, InvalidTag, Reference, Tag};

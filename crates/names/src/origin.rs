@@ -143,6 +143,11 @@ impl Origin {
         self.scheme
     }
 
+    /// The port, also if it is the scheme's default.
+    pub fn port(&self) -> u16 {
+        self.authority.port.unwrap_or(self.scheme.default_port())
+    }
+
     /// Host, and port unless it is the scheme's default: what belongs into `Host` and `X-Docker-Endpoints`.
     pub fn authority(&self) -> &Authority {
         &self.authority

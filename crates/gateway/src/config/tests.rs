@@ -5,6 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
+use crate::upstream::Address;
 
 const UPSTREAM: &str = "[upstream]\nunix = \"backend.sock\"\n";
 
@@ -51,17 +52,21 @@ fn bindings_are_grouped_by_address() {
     )
     .unwrap();
     assert_eq!(config.bindings, 4);
-    let addresses: Vec<_> =
-        config.listeners.iter().map(|listener| (listener.address.to_string(), listener.certificates.is_some())).collect();
+    let addresses: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| (listener.address.to_string(), listener.bindings.iter().all(|binding| binding.tls.is_some())))
+        .collect();
     assert_eq!(addresses, [("0.0.0.0:443".to_owned(), true), ("0.0.0.0:80".to_owned(), false)]);
 }
 
 #[test]
 fn paths_are_relative_to_the_file() {
-    let Upstream::Unix(socket) = parse(&plain("127.0.0.1:1")).unwrap().upstream else { panic!("a Unix socket") };
+    let servers = parse(&plain("127.0.0.1:1")).unwrap().servers;
+    let [Server { address: Address::Unix(socket), tls: None }] = &servers[..] else { panic!("a Unix socket: {servers:?}") };
     assert!(socket.is_absolute() && socket.ends_with("backend.sock"));
     let config = Config::parse(&format!("[upstream]\nunix = \"run/b.sock\"\n{}", plain("127.0.0.1:1")), Path::new("")).unwrap();
-    assert_eq!(config.upstream, Upstream::Unix("run/b.sock".into()));
+    assert_eq!(config.servers[0].address, Address::Unix("run/b.sock".into()));
 }
 
 #[test]
@@ -82,6 +87,8 @@ fn values_are_checked_where_they_stand() {
         ("repository", "\"a/b\"", "4:14", "a repository key has"),
         ("server_name", "\"a.example:443\"", "4:15", "has a port"),
         ("server_name", "\"*\"", "4:15", "is no server name"),
+        ("server_name", "\"a.*.example\"", "4:15", "stands for the first label alone"),
+        ("allow", "[\"10.1.2.3/8\"]", "4:9", "a network like"),
         ("plain_http", "1", "4:14", "expected a boolean"),
         ("key", "", "4:7", "must be quoted"),
     ] {
@@ -97,6 +104,11 @@ fn the_backend_has_one_address() {
         ("[upstream]\nunix = \"a\"\ntcp = \"127.0.0.1:1\"\n", "either `unix` or `tcp`"),
         ("[upstream]\ntcp = \"backend:8081\"\n", "write an IP address and a port"),
         ("[upstream]\nsocket = \"a\"\n", "unknown field `socket`"),
+        ("[upstream]\nunix = \"a\"\n[[upstream.server]]\nunix = \"b\"\n", "every backend has its address there"),
+        ("[[upstream.server]]\nunix = \"b\"\n[[upstream.server]]\nunix = \"b\"\n", "b is named twice"),
+        ("[[upstream.server]]\ntcp = \"127.0.0.1:1\"\ntls = true\n", "`tls = true` needs `ca`"),
+        ("[[upstream.server]]\nunix = \"b\"\ntls = true\nca = \"a\"\n", "a Unix socket needs no TLS"),
+        ("[[upstream.server]]\ntcp = \"127.0.0.1:1\"\nca = \"a\"\n", "belong to `tls = true`"),
         ("", "missing field `upstream`"),
     ] {
         let problems = Config::parse(&format!("{upstream}{}", plain("127.0.0.1:1")), Path::new("")).unwrap_err();
@@ -167,11 +179,106 @@ fn an_error_reads_like_a_compilers() {
     assert!(Config::load(&missing).unwrap_err().to_string().contains("No such file"));
 }
 
+fn bound(what: &str) -> Vec<String> {
+    problems(&format!("[[binding]]\nlisten = \"127.0.0.1:80\"\nplain_http = true\n{what}"))
+}
+
 #[test]
-fn a_binding_is_for_a_repository_or_the_console() {
-    let binding = |what: &str| format!("[[binding]]\nlisten = \"127.0.0.1:80\"\nplain_http = true\n{what}");
-    assert_eq!(parse(&binding("console = true\n")).unwrap().bindings, 1);
-    assert_eq!(problems(&binding("")), ["3:1: a binding needs `repository`, or `console = true` for management"]);
-    let both = "repository = \"r\"\nconsole = true\n";
-    assert_eq!(problems(&binding(both)), ["3:1: a binding has either a `repository` or `console = true`"]);
+fn a_binding_makes_one_thing_reachable() {
+    for (what, expected) in [
+        ("repository = \"r\"\n", None),
+        ("console = true\n", None),
+        ("repository_from = \"path\"\n", None),
+        ("repository_from = \"host\"\nserver_name = \"*.d.example\"\n", None),
+        ("redirect = \"https://r.example\"\n", None),
+        ("repository = \"r\"\nredirect = \"https://r.example:444/\"\n", None),
+        ("", Some("3:1: a binding needs `repository`, `repository_from`, or `console = true`")),
+        ("repository = \"r\"\nconsole = true\n", Some("3:1: a binding has one of `repository`, `repository_from`")),
+        ("repository = \"r\"\nrepository_from = \"path\"\n", Some("3:1: a binding has one of")),
+        ("repository_from = \"host\"\n", Some("6:19: `repository_from = \"host\"` needs a `server_name` like \"*.")),
+        ("repository_from = \"host\"\nserver_name = \"d.example\"\n", Some("6:19: `repository_from = \"host\"` needs")),
+        ("repository_from = \"query\"\n", Some("6:19: unknown variant `query`")),
+        ("console = true\nredirect = \"https://r.example\"\n", Some("7:12: a console on plain HTTP")),
+        ("repository = \"r\"\nredirect = \"r.example\"\n", Some("7:12: \"r.example\" is no address")),
+    ] {
+        let problems = bound(what);
+        match expected {
+            None => assert_eq!(problems, [""; 0], "{what}"),
+            Some(expected) => assert!(problems.len() == 1 && problems[0].starts_with(expected), "{what}: {problems:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_clients_connect_to_is_said_once() {
+    for (what, expected) in [
+        ("public_port = 444\n", None),
+        ("public_url = \"https://r.example\"\n", None),
+        ("public_port = 0\n", Some("7:15: `public_port` is from 1 to 65535")),
+        ("public_port = 70000\n", Some("7:15: invalid value")),
+        ("public_url = \"https://r.example\"\npublic_port = 444\n", Some("8:15: `public_url` has the port already")),
+        ("public_url = \"https://r.example/v2\"\n", Some("7:14: \"https://r.example/v2\" is no address")),
+    ] {
+        let problems = bound(&format!("repository = \"r\"\n{what}"));
+        match expected {
+            None => assert_eq!(problems, [""; 0], "{what}"),
+            Some(expected) => assert!(problems.len() == 1 && problems[0].starts_with(expected), "{what}: {problems:?}"),
+        }
+    }
+}
+
+#[test]
+fn limits_of_the_file_are_those_of_a_binding_that_says_nothing_else() {
+    let text = "[upstream]\ntcp = \"127.0.0.1:1\"\n[limits]\nrequests_per_second_per_client = 5\nbody_idle_timeout_s = 7\n\
+                [[binding]]\nlisten = \"127.0.0.1:80\"\nplain_http = true\nrepository = \"a\"\n\
+                [[binding]]\nlisten = \"127.0.0.1:81\"\nplain_http = true\nrepository = \"b\"\n\
+                [binding.limits]\nrequests_per_second_per_client = 0\nconnections_per_client = 9\n";
+    let config = Config::parse(text, Path::new("")).unwrap();
+    let limits: Vec<_> = config
+        .listeners
+        .iter()
+        .flat_map(|listener| listener.bindings.iter())
+        .map(|binding| &binding.limits)
+        .map(|limits| (limits.requests_per_second_per_client, limits.connections_per_client, limits.body_idle_timeout.as_secs()))
+        .collect();
+    assert_eq!(limits, [(Some(5), None, 7), (None, Some(9), 7)]);
+    for (limit, expected) in [
+        ("header_bytes = 100", "`header_bytes` is from 1024 to 32768"),
+        ("header_fields = 1000", "`header_fields` is from 10 to 90"),
+        ("header_timeout_s = 0", "`header_timeout_s` is from 1 to 3600 seconds"),
+        ("conections = 5", "did you mean `connections`?"),
+    ] {
+        let problems = bound(&format!("repository = \"r\"\n[binding.limits]\n{limit}\n"));
+        assert!(problems.len() == 1 && problems[0].starts_with("8:") && problems[0].contains(expected), "{limit}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_proxy_protocol_needs_somebody_to_believe() {
+    let binding = format!("{}proxy_protocol = true\n", plain("127.0.0.1:80"));
+    assert!(problems(&binding)[0].starts_with("3:1: `proxy_protocol` needs `trusted_proxies`"));
+    let text = |bindings: &str| format!("trusted_proxies = [\"10.0.0.0/8\"]\n{UPSTREAM}{bindings}");
+    assert!(Config::parse(&text(&binding), Path::new("")).is_ok());
+    let mixed = format!("{binding}{}server_name = \"a.example\"\n", plain("127.0.0.1:80"));
+    let problems = Config::parse(&text(&mixed), Path::new("")).unwrap_err();
+    assert!(problems[0].message.contains("with `proxy_protocol` and one without"), "{problems:?}");
+}
+
+#[test]
+fn every_file_that_was_read_is_known() {
+    let directory = directory();
+    let path = directory.path().join("gateway.toml");
+    fs::write(&path, format!("{UPSTREAM}{}client_ca = \"b.pem\"\n", tls("127.0.0.1:443", "", "a"))).unwrap();
+    let config = Config::load(&path).unwrap();
+    let names: Vec<_> = config.files.keys().filter_map(|file| file.file_name()?.to_str()).collect();
+    assert_eq!(names, ["a.key", "a.pem", "b.pem", "gateway.toml"]);
+}
+
+#[test]
+fn a_thousand_bindings_are_read_in_a_moment() {
+    let bindings: String = (0..1000).map(|n| tls(&format!("127.0.0.1:{}", 10_000 + n), "", "a")).collect();
+    let began = std::time::Instant::now();
+    assert_eq!(parse(&bindings).unwrap().listeners.len(), 1000);
+    // Not a measurement: it would take minutes if each were compared with each.
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
 }

@@ -28,7 +28,7 @@ fn lines(text: &str, name: &str) -> Vec<String> {
 #[test]
 fn requests_are_counted_by_what_they_were() {
     let metrics = Arc::new(Metrics::default());
-    let binding = metrics.binding(&binding_label(address(), Some("a.example")));
+    let binding = metrics.binding(&format!("{}/a.example", address()));
     let under_way = binding.begin();
     binding.record(&sample(200));
     binding.record(&sample(200));

@@ -1,22 +1,62 @@
 //! Tables and properties of the rewrite.
 
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::bindings::Bindings;
+use crate::bindings::{Access, Bindings, Public, ServerName};
+use crate::limits::Limits;
+
+fn binding(bound: Bound) -> Binding {
+    Binding {
+        label: "test".into(),
+        bound,
+        public: Public::default(),
+        redirect: None,
+        access: Access::default(),
+        limits: Limits::default(),
+        tls: None,
+        counted: Default::default(),
+    }
+}
+
+fn listening(scheme: Scheme, port: u16, bindings: Bindings) -> Listener {
+    Listener { address: SocketAddr::from(([127, 0, 0, 1], port)), scheme, proxy_protocol: false, bindings }
+}
+
+fn listener_of(scheme: Scheme, port: u16, binding: Binding) -> Listener {
+    let mut bindings = Bindings::default();
+    bindings.bind(None, binding).unwrap();
+    listening(scheme, port, bindings)
+}
 
 fn listener(scheme: Scheme, port: u16) -> Listener {
-    let mut bindings = Bindings::default();
-    bindings.bind(None, "docker-local".parse::<RepositoryKey>().unwrap()).unwrap();
-    Listener { scheme, port, bindings }
+    listener_of(scheme, port, binding(Bound::Repository("docker-local".parse().unwrap())))
 }
 
 fn https(port: u16) -> Listener {
     listener(Scheme::Https, port)
 }
 
+fn meaning(listener: &Listener, forwarded: &Forwarded, method: &Method, target: &[u8], hosts: &[&[u8]]) -> Result<Meaning, Refusal> {
+    let arrival = Arrival { listener, port: listener.address.port(), forwarded };
+    rewrite(arrival, method, target, hosts.iter().copied())
+}
+
+fn action(listener: &Listener, target: &str, hosts: &[&str]) -> Result<Action, Refusal> {
+    let hosts: Vec<_> = hosts.iter().map(|host| host.as_bytes()).collect();
+    match meaning(listener, &Forwarded::default(), &Method::GET, target.as_bytes(), &hosts)? {
+        Meaning::Bound(_, action) => Ok(action),
+        Meaning::AcmeChallenge(token) => panic!("a challenge: {token}"),
+    }
+}
+
 fn ask(listener: &Listener, target: &str, hosts: &[&str]) -> Result<Upstream, Refusal> {
-    rewrite(listener, &Method::GET, target.as_bytes(), hosts.iter().map(|host| host.as_bytes()))
+    match action(listener, target, hosts)? {
+        Action::Pass(upstream) => Ok(upstream),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn path_of(target: &str) -> Result<String, Refusal> {
@@ -100,7 +140,8 @@ fn a_path_with_two_readings_is_refused() {
     ] {
         assert_eq!(path_of(path), Err(Refusal::Path), "{path:?}");
     }
-    assert_eq!(rewrite(&https(444), &Method::GET, b"/v2/\xc0\xaf", [&b"r.example"[..]]), Err(Refusal::Path));
+    let raw = meaning(&https(444), &Forwarded::default(), &Method::GET, b"/v2/\xc0\xaf", &[b"r.example"]);
+    assert_eq!(raw.unwrap_err(), Refusal::Path);
 }
 
 #[test]
@@ -174,8 +215,9 @@ fn the_listeners_port_is_told_unless_the_scheme_implies_it() {
 #[test]
 fn an_unbound_host_is_misdirected() {
     let mut bindings = Bindings::default();
-    bindings.bind(Some(&"a.example".parse().unwrap()), "a".parse::<RepositoryKey>().unwrap()).unwrap();
-    let listener = Listener { scheme: Scheme::Https, port: 443, bindings };
+    let host = ServerName::Host("a.example".parse().unwrap());
+    bindings.bind(Some(&host), binding(Bound::Repository("a".parse().unwrap()))).unwrap();
+    let listener = listening(Scheme::Https, 443, bindings);
     assert_eq!(ask(&listener, "/v2/", &["a.example"]).unwrap().target, "/artifactory/api/docker/a/v2/");
     assert_eq!(ask(&listener, "/v2/", &["b.example"]), Err(Refusal::UnknownHost));
     assert_eq!(ask(&listener, "/v2/..", &["b.example"]), Err(Refusal::Path));
@@ -183,9 +225,7 @@ fn an_unbound_host_is_misdirected() {
 
 #[test]
 fn a_console_passes_management_as_it_is_and_nothing_else() {
-    let mut bindings = Bindings::default();
-    bindings.bind(None, Bound::Console).unwrap();
-    let console = Listener { scheme: Scheme::Https, port: 443, bindings };
+    let console = listener_of(Scheme::Https, 443, binding(Bound::Console(None)));
     for path in ["/artifactory/api/security/users?x=1", "/api/audit", "/artifactory/docker-local/.images/ab", "/artifactory/docker-local/"]
     {
         let upstream = ask(&console, path, &["a"]).unwrap();
@@ -200,18 +240,114 @@ fn a_console_passes_management_as_it_is_and_nothing_else() {
 }
 
 #[test]
+fn the_first_label_of_the_host_names_the_repository() {
+    let mut bindings = Bindings::default();
+    let domain = ServerName::SubdomainOf("docker.example".parse().unwrap());
+    bindings.bind(Some(&domain), binding(Bound::RepositoryFromHost)).unwrap();
+    let listener = listening(Scheme::Https, 443, bindings);
+    let upstream = ask(&listener, "/v2/team/app/tags/list", &["Docker-Local.docker.example"]).unwrap();
+    assert_eq!(upstream.target, "/artifactory/api/docker/docker-local/v2/team/app/tags/list");
+    assert_eq!(upstream.origin.to_string(), "https://docker-local.docker.example");
+    for host in ["docker.example", "a.b.docker.example", "other.example"] {
+        assert_eq!(ask(&listener, "/v2/", &[host]), Err(Refusal::UnknownHost), "{host}");
+    }
+}
+
+#[test]
+fn the_first_element_of_the_path_names_the_repository() {
+    let listener = listener_of(Scheme::Https, 443, binding(Bound::RepositoryFromPath));
+    let upstream = ask(&listener, "/v2/docker-local/team/app/manifests/1?a=b", &["a"]).unwrap();
+    assert_eq!(upstream.target, "/artifactory/api/docker/docker-local/v2/team/app/manifests/1?a=b");
+    assert_eq!(upstream.repository, Some("docker-local".parse().unwrap()));
+    for path in ["/v2", "/v2/", "/v2/token?scope=x", "/v2/_catalog"] {
+        let upstream = ask(&listener, path, &["a"]).unwrap();
+        assert_eq!((upstream.repository, upstream.names_repository), (None, true), "{path}");
+    }
+    for (path, refusal) in [
+        ("/v2/docker-local", Refusal::Unbound),
+        ("/v2/:x/app/tags/list", Refusal::Unbound),
+        ("/v1/_ping", Refusal::V2Only),
+        ("/v1/repositories/docker-local/app/images", Refusal::V2Only),
+        ("/_ping", Refusal::V2Only),
+        ("/", Refusal::NotFound),
+    ] {
+        assert_eq!(ask(&listener, path, &["a"]), Err(refusal), "{path}");
+    }
+}
+
+#[test]
+fn browsers_are_redirected_and_registry_clients_never() {
+    let redirect =
+        Some("https://r.example:444".split_once("://").map(|(_, host)| Origin::new(Scheme::Https, host.parse().unwrap())).unwrap());
+    let alone = listener_of(Scheme::Http, 80, Binding { redirect: redirect.clone(), ..binding(Bound::Nothing) });
+    let beside = listener_of(Scheme::Http, 80, Binding { redirect, ..binding(Bound::Repository("a".parse().unwrap())) });
+    for listener in [&alone, &beside] {
+        for path in ["/", "/ui/?a=b", "/artifactory/webapp/"] {
+            assert_eq!(action(listener, path, &["x"]), Ok(Action::Redirect(format!("https://r.example:444{path}"))), "{path}");
+        }
+        let post = meaning(listener, &Forwarded::default(), &Method::POST, b"/ui/", &[b"x"]);
+        assert_eq!(post.unwrap_err(), Refusal::NotFound);
+    }
+    for path in ["/v1/_ping", "/v2/", "/v2/a/blobs/uploads/"] {
+        assert_eq!(action(&alone, path, &["x"]), Err(Refusal::OnlyRedirects), "{path}");
+        assert!(matches!(action(&beside, path, &["x"]), Ok(Action::Pass(_))), "{path}");
+    }
+}
+
+#[test]
+fn what_is_public_and_what_trusted_proxies_say_becomes_the_origin() {
+    let inner = listener(Scheme::Http, 8080);
+    let mapped = listener_of(
+        Scheme::Https,
+        8443,
+        Binding { public: Public { port: Some(444), ..Public::default() }, ..binding(Bound::Repository("a".parse().unwrap())) },
+    );
+    let said = Forwarded { client: None, scheme: Some(Scheme::Https), host: Some("r.example".parse().unwrap()), port: Some(443) };
+    for (listener, forwarded, origin) in [
+        (&inner, Forwarded::default(), "http://inner:8080"),
+        (&inner, said.clone(), "https://r.example"),
+        (&mapped, Forwarded::default(), "https://inner:444"),
+        (&mapped, said, "https://r.example:444"),
+    ] {
+        let Meaning::Bound(_, Action::Pass(upstream)) = meaning(listener, &forwarded, &Method::GET, b"/v2/", &[b"inner:9"]).unwrap() else {
+            panic!("not passed on")
+        };
+        assert_eq!(upstream.origin.to_string(), origin);
+    }
+}
+
+#[test]
+fn an_acme_server_is_answered_on_plain_http_whatever_host_it_asks_for() {
+    let target = b"/.well-known/acme-challenge/tok_en-1";
+    let asked = meaning(&listener(Scheme::Http, 80), &Forwarded::default(), &Method::GET, target, &[b"other.example"]).unwrap();
+    assert!(matches!(asked, Meaning::AcmeChallenge(token) if &*token == "tok_en-1"));
+    assert_eq!(action(&https(443), "/.well-known/acme-challenge/token", &["a"]), Err(Refusal::NotFound));
+}
+
+#[test]
+fn only_asking_who_one_is_is_a_login() {
+    for (path, login) in
+        [("/v2/token", true), ("/v1/users/", true), ("/v1/users", true), ("/v2/a/blobs/uploads/", false), ("/v1/users/a/", false)]
+    {
+        assert_eq!(ask(&https(443), path, &["a"]).unwrap().is_login(), login, "{path}");
+    }
+}
+
+#[test]
 fn tunnels_and_traces_are_refused() {
     for (method, refused) in [("CONNECT", true), ("TRACE", true), ("GET", false), ("PATCH", false), ("PROPFIND", false)] {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let answer = rewrite(&https(443), &method, b"/v2/", [&b"a"[..]]);
-        assert_eq!(answer == Err(Refusal::Method), refused, "{method}");
+        let answer = meaning(&https(443), &Forwarded::default(), &method, b"/v2/", &[b"a"]);
+        assert_eq!(matches!(answer, Err(Refusal::Method)), refused, "{method}");
     }
 }
 
 proptest! {
     #[test]
     fn nothing_panics(target in prop::collection::vec(any::<u8>(), 0..60), host in prop::collection::vec(any::<u8>(), 0..30)) {
-        let _ = rewrite(&https(443), &Method::GET, &target, [&host[..]]);
+        let _ = meaning(&https(443), &Forwarded::default(), &Method::GET, &target, &[&host[..]]);
+        let path = listener_of(Scheme::Https, 443, binding(Bound::RepositoryFromPath));
+        let _ = meaning(&path, &Forwarded::default(), &Method::GET, &target, &[b"a"]);
     }
 
     /// Whatever a client writes, the backend sees the repository of the listener and a path with one reading.

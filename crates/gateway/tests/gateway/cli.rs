@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use berth_gateway::config::Config;
+
 use crate::support::{Site, command, echo, free_port, plain_binding};
 
 fn run(arguments: &[&str]) -> (bool, String, String) {
@@ -64,9 +66,10 @@ fn every_example_is_a_good_configuration() {
         let certificates = directory.path().join("made");
         berth_gateway::cert::self_signed(&certificates, &["localhost".to_owned()], &[]).unwrap();
         let table: toml::Table = text.parse().unwrap();
-        for binding in table["binding"].as_array().unwrap() {
-            for (field, made) in [("certificate", "server.pem"), ("key", "server.key")] {
-                let Some(file) = binding.get(field) else { continue };
+        let servers = table["upstream"].get("server").and_then(|servers| servers.as_array());
+        for part in table["binding"].as_array().unwrap().iter().chain(servers.into_iter().flatten()) {
+            for (field, made) in [("certificate", "server.pem"), ("key", "server.key"), ("ca", "ca.pem")] {
+                let Some(file) = part.get(field) else { continue };
                 let file = directory.path().join(file.as_str().unwrap());
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 fs::copy(certificates.join(made), file).unwrap();
@@ -78,5 +81,28 @@ fn every_example_is_a_good_configuration() {
         assert!(ok && stdout.starts_with("configuration ok"), "{}: {stderr}", example.display());
         checked += 1;
     }
-    assert!(checked >= 5, "{checked} examples");
+    assert!(checked >= 9, "{checked} examples");
+}
+
+/// What is commented out in the annotated file can be written as it stands there.
+#[test]
+fn every_field_of_the_annotated_file_exists() {
+    let file = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../proxy-config/gateway.toml");
+    let text = fs::read_to_string(file).unwrap();
+    let mut fields = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("# ")) {
+        let Some((name, rest)) = line.split_once(" = ") else { continue };
+        if !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+            continue;
+        }
+        fields += 1;
+        // In whichever table it belongs: what is unknown there is said to be unknown, and nothing else counts here.
+        let tables = ["", "[upstream]\n", "[limits]\n", "[access_log]\n", "[metrics]\n", "[acme]\n", "[[binding]]\n"];
+        let is_known = |table: &&str| {
+            let problems = Config::parse(&format!("{table}{name} = {rest}\n"), Path::new("")).unwrap_err();
+            !problems.iter().any(|problem| problem.message.starts_with("unknown field"))
+        };
+        assert!(tables.iter().any(is_known), "{line}");
+    }
+    assert!(fields >= 30, "{fields} fields");
 }

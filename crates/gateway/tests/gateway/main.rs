@@ -3,13 +3,18 @@
 // Helpers are no test functions to clippy, but nothing else calls them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod pebble;
 mod support;
 
+mod acme;
+mod backends;
 mod cli;
+mod edge;
 mod failures;
 mod logging;
 mod observe;
 mod refusals;
+mod reload;
 mod requests;
 mod shutdown;
 mod tls;

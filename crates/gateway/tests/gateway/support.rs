@@ -45,6 +45,16 @@ pub(crate) async fn echo(request: Request<Incoming>) -> Response<Body> {
     Response::new(full(text))
 }
 
+/// Reads the body before it answers with the target, as a backend that keeps its connections does. What breaks off is
+/// answered with 400, which nobody reads.
+pub(crate) async fn take(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    match body.collect().await {
+        Ok(_) => Response::new(full(head.uri.to_string())),
+        Err(_) => Response::builder().status(400).body(full("")).unwrap(),
+    }
+}
+
 /// A port that nobody else gets: below the range from which the kernel takes ports of outgoing connections.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -108,6 +118,12 @@ impl Site {
         }
     }
 
+    /// The same place, with `[upstream]` holding this.
+    pub(crate) fn with_upstream(mut self, upstream: String) -> Self {
+        self.upstream = upstream;
+        self
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -155,11 +171,11 @@ where
     tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
 }
 
-/// A running gateway, killed when dropped.
-pub(crate) struct Gateway(Child);
+/// A running gateway, killed when dropped, with its successors.
+pub(crate) struct Gateway(Child, PathBuf);
 
 impl Gateway {
-    async fn start(configuration: &Path) -> Self {
+    pub(crate) async fn start(configuration: &Path) -> Self {
         let mut child = command(&["serve", "--config", configuration.to_str().unwrap()])
             .env("BERTH_LOG", std::env::var("BERTH_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .stdout(Stdio::piped())
@@ -175,11 +191,26 @@ impl Gateway {
             line
         });
         assert_eq!(String::from_utf8(within(ready).await.unwrap()).unwrap(), "berth-gateway ready\n");
-        Self(child)
+        Self(child, configuration.to_owned())
     }
 
     pub(crate) fn terminate(&self) {
         terminate(&self.0);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// The processes that serve the same configuration, besides the one that was started here.
+    pub(crate) fn successors(&self) -> Vec<i32> {
+        let configuration = self.1.to_str().unwrap();
+        let serves = |process: &i32| {
+            fs::read(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == configuration.as_bytes()))
+        };
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        processes.filter(|process| *process != self.0.id() as i32).filter(serves).collect()
     }
 
     pub(crate) async fn end(&mut self) -> ExitStatus {
@@ -199,6 +230,9 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        for process in self.successors() {
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(process).unwrap(), rustix::process::Signal::KILL);
+        }
     }
 }
 
@@ -251,6 +285,16 @@ impl Client<TcpStream> {
 impl Client<TlsStream<TcpStream>> {
     /// Trusts one authority and asks for one server.
     pub(crate) async fn connect_tls(port: u16, server: &str, authority: &CertificateDer<'static>) -> std::io::Result<Self> {
+        Self::connect_tls_offering(port, server, authority, &["h2", "http/1.1"]).await
+    }
+
+    /// Like [`Self::connect_tls`], and offers these protocols.
+    pub(crate) async fn connect_tls_offering(
+        port: u16,
+        server: &str,
+        authority: &CertificateDer<'static>,
+        protocols: &[&str],
+    ) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -259,8 +303,30 @@ impl Client<TlsStream<TcpStream>> {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let tcp = within(TcpStream::connect(("127.0.0.1", port))).await?;
+        let server = ServerName::try_from(server.to_owned()).unwrap();
+        let stream = within(TlsConnector::from(Arc::new(config)).connect(server, tcp)).await?;
+        Ok(Self { stream, unread: Vec::new() })
+    }
+
+    /// Like [`Self::connect_tls`], after these bytes, as a load balancer would send them.
+    pub(crate) async fn connect_tls_after(
+        port: u16,
+        server: &str,
+        authority: &CertificateDer<'static>,
+        first: &[u8],
+    ) -> std::io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = within(TcpStream::connect(("127.0.0.1", port))).await?;
+        tcp.write_all(first).await?;
         let server = ServerName::try_from(server.to_owned()).unwrap();
         let stream = within(TlsConnector::from(Arc::new(config)).connect(server, tcp)).await?;
         Ok(Self { stream, unread: Vec::new() })

@@ -1,0 +1,126 @@
+//! What a reload replaces and every request looks up.
+
+use std::net::IpAddr;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use berth_names::Network;
+
+use crate::acme::Acme;
+use crate::config::Config;
+use crate::limits::Meter;
+use crate::metrics::{CertificateExpiry, UpstreamState};
+use crate::observe::Observe;
+use crate::overview;
+use crate::upstream::{Pool, ServerState};
+
+/// The parts of the running configuration that belong to no listener.
+#[derive(Debug)]
+pub struct Live {
+    trusted_proxies: ArcSwap<Vec<Network>>,
+    pool: ArcSwap<Pool>,
+    acme: ArcSwapOption<Acme>,
+    certificates: ArcSwap<Vec<CertificateExpiry>>,
+    /// Where everything that happens is counted and written down.
+    pub observe: Arc<Observe>,
+    /// What docker calls the registries that are bound.
+    registries: ArcSwap<Vec<String>>,
+    /// Counts go on over reloads.
+    pub meter: Meter,
+}
+
+impl Live {
+    /// Starts with what a configuration says.
+    ///
+    /// # Errors
+    /// If its backends make no pool, the access log can't be opened or the ACME state can't be used.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
+            pool: ArcSwap::from_pointee(Pool::new(&config.servers)?),
+            certificates: ArcSwap::from_pointee(overview::certificates(&config.listeners)),
+            observe: Arc::new(Observe::open(config.access_log.clone()).context("cannot open the access log")?),
+            acme: ArcSwapOption::new(acme(config, None)?),
+            registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
+            meter: Meter::default(),
+        })
+    }
+
+    /// Goes on with what another one says. Requests under way keep what they began with.
+    ///
+    /// # Errors
+    /// If its backends make no pool, or the ACME state can't be used; then nothing has changed.
+    pub fn replace(&self, config: &Config) -> anyhow::Result<()> {
+        let pool = self.pool.load().replaced_by(&config.servers)?;
+        self.observe.reload(config.access_log.clone()).context("cannot open the access log")?;
+        self.certificates.store(overview::certificates(&config.listeners).into());
+        self.acme.store(acme(config, self.acme.load_full())?);
+        self.pool.store(pool.into());
+        self.trusted_proxies.store(config.trusted_proxies.clone().into());
+        self.registries.store(overview::registries(&config.listeners).into());
+        Ok(())
+    }
+
+    /// The backends that requests go to now.
+    pub fn pool(&self) -> Pool {
+        Pool::clone(&self.pool.load())
+    }
+
+    /// What docker calls the registries that are bound: `host`, or `host:port`.
+    pub fn registries(&self) -> arc_swap::Guard<Arc<Vec<String>>> {
+        self.registries.load()
+    }
+
+    /// When each certificate that is in use expires. One that ACME has not brought yet has no end.
+    pub fn certificates(&self) -> Vec<CertificateExpiry> {
+        let mut all = Vec::clone(&self.certificates.load());
+        let by_acme = self.acme().map(|acme| acme.status()).unwrap_or_default().into_iter();
+        all.extend(by_acme.filter_map(|status| {
+            let since_epoch = status.expires?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            let not_after_s = i64::try_from(since_epoch.as_secs()).ok()?;
+            Some(CertificateExpiry { binding: "acme".to_owned(), server_name: status.name.to_string(), not_after_s })
+        }));
+        all
+    }
+
+    /// The backends, for metrics.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        let state = |server: ServerState| UpstreamState {
+            is_up: server.is_up(),
+            server: server.address.to_string(),
+            in_flight: server.in_flight as u64,
+            failures: server.failures,
+        };
+        self.pool.load().snapshot().into_iter().map(state).collect()
+    }
+
+    /// Where certificates come from, if by ACME.
+    pub fn acme(&self) -> Option<Arc<Acme>> {
+        self.acme.load_full()
+    }
+
+    /// Whether the word of this peer counts.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.load().iter().any(|network| network.contains(peer))
+    }
+
+    /// The proxies whose word counts.
+    pub fn trusted_proxies(&self) -> arc_swap::Guard<Arc<Vec<Network>>> {
+        self.trusted_proxies.load()
+    }
+}
+
+/// What gets this configuration's certificates by ACME: what has done so far, if it is asked for the same.
+fn acme(config: &Config, known: Option<Arc<Acme>>) -> anyhow::Result<Option<Arc<Acme>>> {
+    let Some(wanted) = &config.acme else { return Ok(None) };
+    let acme = match known.filter(|known| *known.settings() == wanted.settings) {
+        Some(known) => known,
+        None => Acme::new(wanted.settings.clone())?,
+    };
+    acme.set_names(wanted.names.clone());
+    wanted.source.store(Some(Arc::clone(&acme)));
+    Ok(Some(acme))
+}
