@@ -50,6 +50,8 @@ pub struct Config {
     pub access_log: access::Settings,
     /// Where metrics and health are served. A reload does not change it.
     pub metrics: Option<SocketAddr>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<berth_traces::Settings>,
     /// Where bindings get their certificates, if by ACME.
     pub acme: Option<AcmeConfig>,
     /// What to listen on, in the order of the file.
@@ -120,6 +122,7 @@ impl Config {
                 servers,
                 access_log,
                 metrics,
+                traces: file.traces,
                 acme,
                 listeners,
                 bindings,

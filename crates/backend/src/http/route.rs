@@ -168,7 +168,7 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let unsafe_path = path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'%' | b'\\' | b'?' | b'#'))
         || path.split('/').skip(1).any(|segment| segment == "." || segment == "..")
         || path.contains("//");
-    if path == "/healthz" || path.starts_with("/healthz/") {
+    if is_health(path) {
         return Ok(Target::Health(path));
     }
     if let Some(rest) = path.strip_prefix(TREE).filter(|rest| !rest.is_empty() && *rest != "api" && !rest.starts_with("api/")) {
@@ -199,6 +199,11 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let repository = key.parse().map_err(|_| (api, Refusal::NotFound))?;
     let root = &path[..path.len() - tail.len()];
     Ok(Target::Docker(DockerTarget { api, repository, root, rest: tail.get(3..).unwrap_or_default() }))
+}
+
+/// Whether the path asks whether we are well.
+pub(crate) fn is_health(path: &str) -> bool {
+    path == "/healthz" || path.starts_with("/healthz/")
 }
 
 /// Whether the path behind `docker/` is about what is done to a repository rather than what docker asks of it.
