@@ -244,7 +244,10 @@ mod tests {
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
             (format!("{GOOD}[cleanup]\nprune_interval_s = 0\n"), "prune_interval_s must be 1 or more"),
-            (format!("{GOOD}[traces]\noltp = \"http://127.0.0.1:4318\"\n"), "backend.toml:8:1: unknown field `oltp`, expected `otlp` or `ratio`; did you mean `otlp`?"),
+            (
+                format!("{GOOD}[traces]\noltp = \"http://127.0.0.1:4318\"\n"),
+                "backend.toml:8:1: unknown field `oltp`, expected `otlp` or `ratio`; did you mean `otlp`?",
+            ),
             (format!("{GOOD}[traces]\notlp = \"127.0.0.1:4318\"\n"), "backend.toml:8:8: \"127.0.0.1:4318\" is no collector"),
         ] {
             let error = load(&text).unwrap_err();

@@ -103,7 +103,9 @@ impl Spans {
         span.set("http.response.body.size", i64::try_from(entry.bytes_out).unwrap_or(i64::MAX));
         span.set("berth.request_id", entry.request_id.to_owned());
         // Whoever no binding is for has none.
-        for (name, value) in [("berth.binding", Some(entry.binding)), ("berth.repository", entry.repository), ("berth.refusal", entry.refusal)] {
+        for (name, value) in
+            [("berth.binding", Some(entry.binding)), ("berth.repository", entry.repository), ("berth.refusal", entry.refusal)]
+        {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
                 span.set(name, value.to_owned());
             }

@@ -98,3 +98,47 @@ impl Traces {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::atomic::Ordering;
+    use std::time::Instant;
+
+    use http::Method;
+
+    use super::*;
+
+    /// Longer than a flush that waits for nobody, and shorter than a collector may take.
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn nobody_waits_for_a_collector_that_does_not_answer_and_what_does_not_fit_is_lost() {
+        // The kernel accepts connections for it; nobody reads.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let settings = Settings { otlp: format!("http://{}", silent.local_addr().unwrap()).try_into().unwrap(), ratio: Ratio::default() };
+        let lost = Arc::<AtomicU64>::default();
+        let traces = Traces::open("test", settings, Arc::clone(&lost)).unwrap();
+        let begun = Instant::now();
+        let spans = 3 * queue::QUEUE_SPANS_MAX as u64;
+        (0..spans).for_each(|_| drop(traces.request(&Method::GET, "/v2/", None)));
+        let lost = lost.load(Ordering::Relaxed);
+        let least = spans - (queue::QUEUE_SPANS_MAX + queue::BATCH_SPANS_MAX) as u64;
+        assert!((least..=spans - queue::QUEUE_SPANS_MAX as u64).contains(&lost), "{lost} of {spans}");
+        traces.flush(Duration::from_millis(100));
+        drop(traces);
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn what_is_not_sampled_is_named_all_the_same_so_that_nobody_else_samples_it() {
+        let settings = Settings { otlp: "http://127.0.0.1:1".to_owned().try_into().unwrap(), ratio: 0.0.try_into().unwrap() };
+        let traces = Traces::open("test", settings, Arc::default()).unwrap();
+        let span = traces.request(&Method::GET, "/v2/", None);
+        assert!(!span.is_recorded() && !span.child().is_recorded());
+        let headers: Vec<_> = span.child().headers().collect();
+        let [(name, value)] = &headers[..] else { panic!("one header: {headers:?}") };
+        let value = value.to_str().unwrap();
+        assert!(name == "traceparent" && value.len() == 55 && value.starts_with("00-") && value.ends_with("-00"), "{value}");
+    }
+}

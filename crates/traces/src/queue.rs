@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 /// Spans that may wait for the collector, of about a kilobyte each.
-const QUEUE_SPANS_MAX: usize = 4096;
+pub(crate) const QUEUE_SPANS_MAX: usize = 4096;
 
 /// Spans that are sent at once.
-const BATCH_SPANS_MAX: usize = 512;
+pub(crate) const BATCH_SPANS_MAX: usize = 512;
 
 /// How long spans gather before they are sent.
 const GATHER_MAX: Duration = Duration::from_secs(1);
@@ -125,8 +125,6 @@ async fn gather(spans: &mut Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     if batch.is_empty() && spans.recv_many(batch, BATCH_SPANS_MAX).await == 0 {
         return;
     }
-    let more = async {
-        while batch.len() < BATCH_SPANS_MAX && spans.recv_many(batch, BATCH_SPANS_MAX - batch.len()).await > 0 {}
-    };
+    let more = async { while batch.len() < BATCH_SPANS_MAX && spans.recv_many(batch, BATCH_SPANS_MAX - batch.len()).await > 0 {} };
     let _ = timeout(GATHER_MAX, more).await;
 }
