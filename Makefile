@@ -2,10 +2,10 @@
 # `run` and `test` share the dev profile, so RocksDB and Pingora are compiled once for both.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test bench images lint deps clean-run
+.PHONY: help run test bench bench-gateway images lint deps clean-run
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: deps ## build and start a registry here; prints the docker commands to use it
 	@scripts/run
@@ -20,6 +20,10 @@ test: ## lints, every test, and real docker, skopeo and podman clients
 bench: ## speed beside nginx + docker-registry; writes docs/performance-table.md
 	@scripts/deps bench
 	@scripts/bench
+
+bench-gateway: ## what the gateway costs beside nginx; writes docs/gateway-overhead.md
+	@scripts/deps bench
+	@scripts/bench-gateway
 
 images: ## container images of both services, by docker or podman
 	@scripts/images

@@ -186,16 +186,24 @@ def output_of(*command):
         return "unknown"
 
 
-def machine(options):
+def machine(work):
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown CPU")
     memory_kb = int(next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemTotal")))
-    return {
-        "machine": f"{os.cpu_count()} cores, {cpu}, {memory_kb / 1048576:.0f} GiB, Linux {platform.release()}, "
-        f"{output_of('findmnt', '--noheadings', '--output', 'FSTYPE', '--target', options.work)}",
-        "d2n": f"docker-registry {output_of('dpkg-query', '-Wf', '${Version}', 'docker-registry')} behind "
-        f"{output_of('nginx', '-v').removeprefix('nginx version: ')}",
-        "Berth": output_of("git", "describe", "--always", "--dirty"),
-    }
+    file_system = output_of("findmnt", "--noheadings", "--output", "FSTYPE", "--target", work)
+    return f"{os.cpu_count()} cores, {cpu}, {memory_kb / 1048576:.0f} GiB, Linux {platform.release()}, {file_system}"
+
+
+def version_of_nginx():
+    return output_of("nginx", "-v").removeprefix("nginx version: ")
+
+
+def version_of_berth():
+    return output_of("git", "describe", "--always", "--dirty")
+
+
+def versions():
+    registry = output_of("dpkg-query", "-Wf", "${Version}", "docker-registry")
+    return {"d2n": f"docker-registry {registry} behind {version_of_nginx()}", "Berth": version_of_berth()}
 
 
 def other_cores(rounds):
@@ -207,7 +215,7 @@ def other_cores(rounds):
 def write_table(options, rounds, plan):
     tags = plan["many tags"][plan["many tags"].index("--tags") + 1]
     judged = [judge(row, rounds) for row in ROWS]
-    facts = machine(options)
+    facts = versions()
     lines = [
         "# Speed beside Debian's nginx and docker-registry",
         "",
@@ -215,7 +223,7 @@ def write_table(options, rounds, plan):
         "",
         f"- {datetime.date.today()}, medians of {len(rounds)} rounds [least–most]"
         + (", **quick run: small sizes, not for the record**" if options.quick else ""),
-        f"- {facts['machine']}; other processes used {other_cores(rounds):.1f} cores meanwhile",
+        f"- {machine(options.work)}; other processes used {other_cores(rounds):.1f} cores meanwhile",
         f"- d2n: {facts['d2n']}, by distribution's recipe (TLS, request buffering on), **no authentication**",
         f"- Berth: {facts['Berth']}, release build, gateway and backend over a Unix socket, **Basic authentication on every"
         " request**, so Berth does more work per request",

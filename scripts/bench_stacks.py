@@ -110,6 +110,8 @@ def free_port():
 class Stack:
     """A running registry. `arguments` are what the load driver needs to reach and to account for it."""
 
+    scheme, prefix = "https", ""
+
     def __init__(self, name, directory, authenticated):
         self.name, self.directory = name, Path(directory)
         self.directory.mkdir(parents=True)
@@ -118,9 +120,13 @@ class Stack:
         self.login = f"admin:{PASSWORD}" if authenticated else None
 
     @property
+    def url(self):
+        return f"{self.scheme}://127.0.0.1:{self.port}{self.prefix}"
+
+    @property
     def arguments(self):
         pids = ",".join(str(process.pid) for process in self.processes)
-        arguments = ["--url", f"https://127.0.0.1:{self.port}", "--label", self.name, "--pids", pids]
+        arguments = ["--url", self.url, "--label", self.name, "--pids", pids]
         return arguments + (["--auth", self.login] if self.login else [])
 
     def write(self, name, template, **values):
@@ -145,7 +151,7 @@ class Stack:
                 if process.poll() is not None:
                     raise RuntimeError(f"{self.name}: {process.args[0]} ended: {self.last_words()}")
             try:
-                with urllib.request.urlopen(f"https://127.0.0.1:{self.port}/v2/", context=context, timeout=5):
+                with urllib.request.urlopen(f"{self.url}/v2/", context=context, timeout=5):
                     return
             except urllib.error.HTTPError as error:
                 if error.code == 401:

@@ -46,6 +46,10 @@ pub struct Reply {
     body: Box<dyn Read + Send>,
 }
 
+/// That the other side has ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
 trait Stream: Read + Write + Send {}
 impl<S: Read + Write + Send> Stream for S {}
 
@@ -86,11 +90,11 @@ impl Client {
         self.with("Authorization", &format!("Basic {credentials}"))
     }
 
-    fn connect(&self) -> io::Result<Box<dyn Stream>> {
+    fn connect(&self, silence: Duration) -> io::Result<Box<dyn Stream>> {
         let tcp = TcpStream::connect(("127.0.0.1", self.port))?;
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(SILENCE_MAX))?;
-        tcp.set_write_timeout(Some(SILENCE_MAX))?;
+        tcp.set_read_timeout(Some(silence))?;
+        tcp.set_write_timeout(Some(silence))?;
         let Some(config) = &self.tls else { return Ok(Box::new(tcp)) };
         let name = self.name.clone().try_into().map_err(io::Error::other)?;
         let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -111,7 +115,7 @@ impl Client {
             Body::Sized(length, _) => head += &format!("Content-Length: {length}\r\n"),
             Body::Chunked(_) => head += "Transfer-Encoding: chunked\r\n",
         }
-        let mut stream = self.connect()?;
+        let mut stream = self.connect(SILENCE_MAX)?;
         stream.write_all(format!("{head}\r\n").as_bytes())?;
         // A server that refuses early may stop reading; its answer counts, not our failure to go on.
         let sent = send_body(&mut *stream, body).and_then(|()| stream.flush());
@@ -130,9 +134,22 @@ impl Client {
 
     /// Sends raw bytes and returns the status of whatever comes back; 0 if the connection is closed without an answer.
     pub fn send_raw(&self, request: &[u8]) -> u16 {
-        let Ok(mut stream) = self.connect() else { return 0 };
+        let Ok(mut stream) = self.connect(SILENCE_MAX) else { return 0 };
         let _ = stream.write_all(request).and_then(|()| stream.flush());
         Reply::read(stream, false).map_or(0, |reply| reply.status)
+    }
+
+    /// Sends raw bytes and reads all that comes back until the connection is closed. `None` if it never is: the other side
+    /// has been silent for as long as it may.
+    pub fn converse(&self, request: &[u8], silence: Duration) -> (Vec<u8>, Option<Closed>) {
+        let mut answers = Vec::new();
+        let Ok(mut stream) = self.connect(silence) else { return (answers, Some(Closed)) };
+        let _ = stream.write_all(request).and_then(|()| stream.flush());
+        let closed = match stream.read_to_end(&mut answers) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => None,
+            Ok(_) | Err(_) => Some(Closed),
+        };
+        (answers, closed)
     }
 
     /// Uploads a blob in docker's order of requests and returns its digest.

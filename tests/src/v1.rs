@@ -128,12 +128,17 @@ fn members(tar: &[u8]) -> Vec<String> {
 impl Docker {
     /// A docker of this version that trusts the client's authority and has its password in the configuration.
     pub fn new(version: Version, client: Client, port: u16) -> Self {
+        Self::at(version, client, &format!("localhost:{port}"))
+    }
+
+    /// The same, for a registry under another name.
+    pub fn at(version: Version, client: Client, authority: &str) -> Self {
         let agent = match version {
             Version::V1_5 => "docker/1.5.0 go/go1.3.3 git-commit/a8a31ef kernel/3.16.0 os/linux arch/amd64",
             Version::V1_9 => "docker/1.9.1 go/go1.4.2 git-commit/a34a1d5 kernel/3.16.0 os/linux arch/amd64",
             Version::V1_12 => "docker/1.12.6 go/go1.6.4 git-commit/78d1802 kernel/3.16.0 os/linux arch/amd64",
         };
-        Self { version, client: client.with("User-Agent", agent), authority: format!("localhost:{port}") }
+        Self { version, client: client.with("User-Agent", agent), authority: authority.to_owned() }
     }
 
     /// What it asks with.

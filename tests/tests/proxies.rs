@@ -174,8 +174,9 @@ fn what_is_exported_finds_repositories_by_host_and_path_and_refuses_strangers() 
         let image = format!("first/by-path/{kind}").to_lowercase();
         push_and_pull_v2(&client(by_path, "b.docker.example"), &image);
         assert_eq!(client(by_path, "b.docker.example").get("/v2/").status, 200, "{kind}");
+        let challenge = format!("Bearer realm=\"https://b.docker.example:{by_path}/v2/token\",service=\"b.docker.example:{by_path}\"");
         let anonymous = Client::tls(by_path, &registry.path("names/ca.pem")).named("b.docker.example").get("/v2/");
-        assert_eq!((anonymous.status, anonymous.header("WWW-Authenticate")), (401, Some("Basic realm=\"registry\"")), "{kind}");
+        assert_eq!((anonymous.status, anonymous.header("WWW-Authenticate")), (401, Some(challenge.as_str())), "{kind}");
 
         let moved = Client::plain(plain).get("/ui/");
         assert_eq!((moved.status, moved.header("Location")), (302, Some("https://registry.example:444/ui/")), "{kind}");

@@ -72,8 +72,8 @@ impl Event {
     }
 
     /// What the request is about.
-    pub(crate) fn target(&mut self, repository: &RepositoryKey, route: &Route) {
-        self.repository = Some(repository.to_string());
+    pub(crate) fn target(&mut self, place: &str, route: &Route) {
+        self.repository = Some(place.to_owned());
         // Fetching a token is a login; everything else that only reads is a pull.
         self.is_pull = *route != Route::V2(crate::http::V2::Token);
     }

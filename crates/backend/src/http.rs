@@ -3,14 +3,17 @@
 //! A request becomes a [`route::Route`], an [`origin::ClientView`] and a caller; [`gate`] decides whether it may go on;
 //! one match hands it to a handler; a refusal becomes an answer in the form of the API that was called.
 
+mod all;
 mod body;
 mod call;
 mod credentials;
 mod demand;
 mod errors;
 mod gate;
+mod head;
 mod origin;
 mod params;
+mod place;
 mod respond;
 mod rest;
 mod route;
@@ -129,7 +132,7 @@ impl Service {
         let answer = match span {
             Some(mut span) => {
                 event.describe(&mut span);
-                answer.map(|body| ResponseBody::Traced(Box::new(body), span))
+                answer.map(|body| ResponseBody::Traced(Box::new((body, span))))
             }
             None => answer,
         };
@@ -160,6 +163,9 @@ impl Service {
             },
             // Open to all, and the same wherever one asks: docker never sends credentials with it.
             Ok(Prepared::Ping) => v1::ping(),
+            Ok(Prepared::All(request)) => {
+                request.answer().await.unwrap_or_else(|error| errors::of_v2(&error)).with(v2::API_VERSION, "registry/2.0")
+            }
             Ok(Prepared::Token(request)) => self.serve_token(*request, body, &mut event).await,
             Ok(Prepared::Rest(call)) => rest::handle(&call, body).await,
             Err(refused) => {
@@ -175,9 +181,9 @@ impl Service {
     }
 
     async fn serve_token(&self, request: TokenRequest, body: Body, event: &mut Event) -> Answer {
-        let TokenRequest { key, repository, view, credentials, query, is_form } = request;
+        let TokenRequest { place, repositories, view, credentials, query, is_form } = request;
         event.claims(&credentials);
-        let asking = token::Asking { access: &self.access, view: &view, key: &key, repository: repository.as_deref() };
+        let asking = token::Asking { access: &self.access, view: &view, place: &place, repositories: &repositories };
         let served = token::serve(&asking, credentials, &query, is_form.then_some(body)).await;
         event.caller = served.caller.map(|caller| caller.label().to_owned());
         served.answer.with(v2::API_VERSION, "registry/2.0")

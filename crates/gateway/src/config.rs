@@ -52,6 +52,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Where traces go, if anywhere.
     pub traces: Option<berth_traces::Settings>,
+    /// Whether probes of `berth-gateway doctor` are answered.
+    pub answers_probes: bool,
     /// Where bindings get their certificates, if by ACME.
     pub acme: Option<AcmeConfig>,
     /// What to listen on, in the order of the file.
@@ -123,6 +125,7 @@ impl Config {
                 access_log,
                 metrics,
                 traces: file.traces,
+                answers_probes: file.doctor.enabled,
                 acme,
                 listeners,
                 bindings,

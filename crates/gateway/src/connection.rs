@@ -6,6 +6,7 @@
 use std::future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use anyhow::bail;
 use arc_swap::ArcSwap;
 use berth_names::Scheme;
 use http::HeaderValue;
-use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -34,7 +35,7 @@ use crate::live::Live;
 use crate::metrics::{HandshakeFailure, ListenerMetrics};
 use crate::proxy::Gateway;
 use crate::proxy_protocol;
-use crate::stream::{ClientStream, EncryptedStream};
+use crate::stream::{ClientStream, EncryptedStream, wait_for_client};
 use crate::tls;
 
 /// How long to read what a client goes on sending after it was told that it speaks the wrong protocol.
@@ -118,6 +119,8 @@ pub struct Connection {
     pub(crate) slot: Arc<Slot>,
     /// Who is at the other end, or was according to the PROXY protocol.
     pub(crate) peer: IpAddr,
+    /// The port there.
+    pub(crate) peer_port: u16,
     /// The port that it connected to, as far as can be seen.
     pub(crate) port: u16,
     /// The value of `X-Forwarded-For` and `X-Real-IP`, unless a trusted proxy says otherwise.
@@ -160,27 +163,28 @@ impl Connection {
 pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, live: &Live, proxy: &Arc<HttpProxy<Gateway>>) {
     let _open = slot.metrics.opened();
     // An IPv4 client is the same client on an IPv6 socket.
-    let peer = peer.ip().to_canonical();
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut closing = slot.closing.subscribe();
     let listener = slot.listener();
     let limit = listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()).handshake_timeout;
     let established = tokio::select! {
-        established = timeout(limit, establish(tcp, peer, &slot, &listener, live)) => established,
+        // Apart, for it is large and soon over, while the connection lasts.
+        established = timeout(limit, Box::pin(establish(tcp, peer, &slot, &listener, live))) => established,
         _ = closing.wait_for(|closing| *closing) => return,
     };
     match established {
         Ok(Ok(Some((stream, connection)))) => serve_requests(stream, &Arc::new(connection), proxy, &closing).await,
         Ok(Ok(None)) => {
-            debug!(client.address = %peer, scheme = listener.scheme.as_str(), "no request: the wrong protocol, or a validation")
+            debug!(client.address = %peer.ip(), scheme = listener.scheme.as_str(), "no request: the wrong protocol, or a validation")
         }
         // Port scans, health checks and clients that don't trust us: nothing an operator could act on.
         Ok(Err(error)) => {
             slot.metrics.handshake_failed(HandshakeFailure::of(&format!("{error:#}")));
-            debug!(client.address = %peer, %error, "no connection");
+            debug!(client.address = %peer.ip(), %error, "no connection");
         }
         Err(_) => {
             slot.metrics.handshake_failed(HandshakeFailure::Timeout);
-            debug!(client.address = %peer, "handshake took too long");
+            debug!(client.address = %peer.ip(), "handshake took too long");
         }
     }
 }
@@ -190,7 +194,7 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, liv
 /// A client that speaks the wrong protocol is told so in its own, and the connection is over (`None`).
 async fn establish(
     tcp: TcpStream,
-    peer: IpAddr,
+    peer: SocketAddr,
     slot: &Arc<Slot>,
     listener: &Listener,
     live: &Live,
@@ -200,14 +204,14 @@ async fn establish(
         Scheme::Https => ClientStream::below_tls(tcp),
         Scheme::Http => ClientStream::plain(tcp),
     };
-    let (mut peer, mut port) = (peer, slot.port);
+    let (mut peer, mut peer_port, mut port) = (peer.ip(), peer.port(), slot.port);
     if listener.proxy_protocol {
         if !live.trusts(peer) {
             slot.metrics.handshake_failed(HandshakeFailure::ProxyProtocol);
             bail!("{peer} is not among the trusted proxies");
         }
         if let Some(addresses) = proxy_protocol::read(&mut stream).await? {
-            (peer, port) = (addresses.source.ip().to_canonical(), addresses.destination.port());
+            (peer, peer_port, port) = (addresses.source.ip().to_canonical(), addresses.source.port(), addresses.destination.port());
         }
     }
     let Some(first) = stream.first_byte().await? else { bail!("closed before its first byte") };
@@ -219,6 +223,7 @@ async fn establish(
         anyhow::Ok(Connection {
             slot: Arc::clone(slot),
             peer,
+            peer_port,
             port,
             peer_header: HeaderValue::try_from(peer.to_string())?,
             client_authority: binding.tls.as_ref().and_then(|tls| tls.client_authority()).copied(),
@@ -277,25 +282,36 @@ async fn say_goodbye<T>(mut stream: ClientStream, message: &[u8]) -> anyhow::Res
     Ok(None)
 }
 
-async fn serve_requests(stream: Stream, connection: &Arc<Connection>, proxy: &Arc<HttpProxy<Gateway>>, closing: &ShutdownWatch) {
+async fn serve_requests(mut stream: Stream, connection: &Arc<Connection>, proxy: &Arc<HttpProxy<Gateway>>, closing: &ShutdownWatch) {
     let mut limit = connection.limits.header_timeout;
-    let mut session = ServerSession::new_http1(stream);
-    session.set_keepalive(Some(limit.as_secs()));
+    let mut settings: Option<HttpPersistentSettings> = None;
     loop {
         connection.has_head.store(false, Ordering::Relaxed);
+        let mut overdue = pin!(connection.head_is_overdue(limit));
+        let mut end = pin!(connection.is_idle_at_the_end(closing.clone()));
+        // Most connections wait for most of the time, and Pingora's session need not wait with them: it is large.
+        let ready = tokio::select! {
+            biased;
+            ready = wait_for_client(stream) => ready,
+            () = &mut overdue => None,
+            () = &mut end => None,
+        };
+        let Some(ready) = ready else { return };
+        let mut session = ServerSession::new_http1(ready);
+        match settings.take() {
+            Some(kept) => kept.apply_to_session(&mut session),
+            None => session.set_keepalive(Some(limit.as_secs())),
+        }
         // Pingora hands this to `ProxyHttp::on_connection_reuse` when the head has arrived.
         session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
         let reused = tokio::select! {
             biased;
             reused = proxy.process_new_http(session, closing) => reused,
-            () = connection.head_is_overdue(limit) => None,
-            () = connection.is_idle_at_the_end(closing.clone()) => None,
+            () = overdue => None,
+            () = end => None,
         };
-        let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
-        session = ServerSession::new_http1(stream);
-        if let Some(settings) = settings {
-            settings.apply_to_session(&mut session);
-        }
+        let Some(reused) = reused.map(ReusedHttpStream::consume) else { return };
+        (stream, settings) = reused;
         limit = connection.limits.keepalive_timeout;
     }
 }

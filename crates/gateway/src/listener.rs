@@ -29,6 +29,7 @@ use crate::bindings::Listener;
 use crate::connection::{self, Slot};
 use crate::live::Live;
 use crate::proxy::Gateway;
+use crate::workers::Workers;
 
 /// Most open client connections. Each needs two descriptors (one to the backend) and about 0.4 MB while it moves data.
 const CONNECTIONS_MAX: u32 = 16_384;
@@ -98,6 +99,8 @@ pub struct Accepting {
     pub live: Arc<Live>,
     /// Where connections are counted.
     pub connections: Connections,
+    /// Who serves them.
+    pub workers: Workers,
 }
 
 /// The addresses that are listened on. Dropping it leaves the accept loops running; [`Listeners::close`] ends them.
@@ -259,8 +262,8 @@ async fn accept(socket: Arc<TcpListener>, slot: Arc<Slot>, accepting: Accepting)
         match socket.accept().await {
             Ok((tcp, client)) => {
                 let (slot, accepting) = (Arc::clone(&slot), accepting.clone());
-                // Of the threads that share the work, each has its own connections.
-                pingora_runtime::current_handle().spawn(async move {
+                let worker = accepting.workers.next().clone();
+                worker.spawn(async move {
                     match move_here(tcp) {
                         Ok(tcp) => connection::serve(tcp, client, slot, &accepting.live, &accepting.proxy).await,
                         Err(error) => warn!(client.address = %client, %error, "cannot serve a connection"),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,6 +23,7 @@ pub struct Live {
     trusted_proxies: ArcSwap<Vec<Network>>,
     pool: ArcSwap<Pool>,
     acme: ArcSwapOption<Acme>,
+    answers_probes: AtomicBool,
     certificates: ArcSwap<Vec<CertificateExpiry>>,
     /// Where everything that happens is counted and written down.
     pub observe: Arc<Observe>,
@@ -43,6 +45,7 @@ impl Live {
             certificates: ArcSwap::from_pointee(overview::certificates(&config.listeners)),
             observe: Arc::new(Observe::open(config)?),
             acme: ArcSwapOption::new(acme(config, None)?),
+            answers_probes: AtomicBool::new(config.answers_probes),
             registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
             meter: Meter::default(),
         })
@@ -57,6 +60,7 @@ impl Live {
         self.observe.reload(config)?;
         self.certificates.store(overview::certificates(&config.listeners).into());
         self.acme.store(acme(config, self.acme.load_full())?);
+        self.answers_probes.store(config.answers_probes, Ordering::Relaxed);
         self.pool.store(pool.into());
         self.trusted_proxies.store(config.trusted_proxies.clone().into());
         self.registries.store(overview::registries(&config.listeners).into());
@@ -99,6 +103,11 @@ impl Live {
     /// Where certificates come from, if by ACME.
     pub fn acme(&self) -> Option<Arc<Acme>> {
         self.acme.load_full()
+    }
+
+    /// Whether probes of `berth-gateway doctor` are answered.
+    pub fn answers_probes(&self) -> bool {
+        self.answers_probes.load(Ordering::Relaxed)
     }
 
     /// Whether the word of this peer counts.

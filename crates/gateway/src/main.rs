@@ -10,6 +10,7 @@ use anyhow::anyhow;
 use berth_gateway::cert;
 use berth_gateway::config::Config;
 use berth_gateway::convert::{self, Kind, Site, Verdict};
+use berth_gateway::doctor;
 use berth_gateway::handover::Predecessor;
 use berth_gateway::overview;
 use berth_gateway::serve::Bound;
@@ -71,6 +72,8 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// From a client's machine: say what is wrong on the way to a gateway, at which hop, and what to change there.
+    Doctor(doctor::Options),
     /// Certificates.
     #[command(subcommand)]
     Cert(CertCommand),
@@ -105,7 +108,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_logging();
     match run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // For a person at a terminal, hence not a log line.
             let _ = writeln!(io::stderr(), "{error:#}");
@@ -114,17 +117,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     // First of all: Pingora would install its own choice otherwise.
     aws_lc_rs::default_provider().install_default().map_err(|_| anyhow!("a cryptographic provider is installed already"))?;
     match command {
-        Command::Serve { config } => serve(&config),
-        Command::Check { config } => check(&config),
-        Command::Bindings { config } => bindings(&config),
-        Command::Import { files } => import(&files),
-        Command::Export { kind, config } => export(kind, &config),
-        Command::Cert(CertCommand::SelfSigned { dir, names, addresses }) => make_certificates(&dir, &names, &addresses),
+        Command::Serve { config } => serve(&config)?,
+        Command::Check { config } => check(&config)?,
+        Command::Bindings { config } => bindings(&config)?,
+        Command::Import { files } => import(&files)?,
+        Command::Export { kind, config } => export(kind, &config)?,
+        Command::Cert(CertCommand::SelfSigned { dir, names, addresses }) => make_certificates(&dir, &names, &addresses)?,
+        // What is wrong has been printed.
+        Command::Doctor(options) => return Ok(if doctor::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(path: &Path) -> anyhow::Result<()> {

@@ -7,11 +7,12 @@
 //! - A request is logged and counted once, at its end, in the module `observe`.
 
 use std::any::Any;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use berth_names::Origin;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
@@ -31,11 +32,12 @@ use crate::limits::{Admission, Exceeded, Limits, SLOW_START};
 use crate::live::Live;
 use crate::observe::Observed;
 use crate::own::Own;
+use crate::probe::{Facts, Probes};
 use crate::refusal::{Api, Refusal};
 use crate::rewrite::{Action, Arrival, Meaning};
 use crate::traces::{self, Spans};
 use crate::upstream::{Attempts, Broken};
-use crate::{head, request_id, rewrite};
+use crate::{head, probe, request_id, rewrite};
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -58,12 +60,13 @@ const CLAIMS: [HeaderName; 3] =
 #[derive(Debug)]
 pub struct Gateway {
     live: Arc<Live>,
+    probes: Probes,
 }
 
 impl Gateway {
     /// A proxy that looks up what it needs to know here.
     pub fn new(live: Arc<Live>) -> Self {
-        Self { live }
+        Self { live, probes: Probes::default() }
     }
 }
 
@@ -140,6 +143,10 @@ impl ProxyHttp for Gateway {
             }
             Ok(Answer::Own(own)) => {
                 own.send(session, &request.id).await.map_err(|error| error.into_down())?;
+                Ok(true)
+            }
+            Ok(Answer::Probe { target, origin }) => {
+                self.answer_probe(session, request, &target, origin.as_ref()).await.map_err(|error| error.into_down())?;
                 Ok(true)
             }
             Err(refusal) => {
@@ -275,6 +282,13 @@ enum Answer {
     Pass(rewrite::Upstream),
     /// Something of the gateway's own.
     Own(Own),
+    /// How it arrived, for `berth-gateway doctor`.
+    Probe {
+        /// Path and query, as they came.
+        target: Box<[u8]>,
+        /// What the client used, as far as is known here; none if no binding is for its host.
+        origin: Option<Origin>,
+    },
 }
 
 impl Gateway {
@@ -299,9 +313,16 @@ impl Gateway {
         let client = *request.client.insert(forwarded.client.unwrap_or(connection.peer));
         let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
         let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
-        let (binding, action) = match rewrite::rewrite(arrival, &head.method, target, hosts)? {
-            Meaning::Bound(binding, action) => (binding, action),
-            Meaning::AcmeChallenge(token) => {
+        let is_probe = self.live.answers_probes() && probe::is_probe(target);
+        // What a probe is about is the way here, whatever its method and path: whoever may ask whether this is a registry
+        // may send one.
+        let (method, asked) = if is_probe { (Method::GET, &b"/v2/"[..]) } else { (head.method.clone(), target) };
+        let (binding, action) = match rewrite::rewrite(arrival, &method, asked, hosts) {
+            Ok(Meaning::Bound(binding, action)) => (binding, action),
+            // The likeliest reason is a host that was changed on the way, which is for doctor to say.
+            Err(Refusal::UnknownHost) if is_probe => return Ok(Answer::Probe { target: target.into(), origin: None }),
+            Err(refusal) => return Err(refusal),
+            Ok(Meaning::AcmeChallenge(token)) => {
                 let answer = self.live.acme().and_then(|acme| acme.http_answer(&token)).ok_or(Refusal::NotFound)?;
                 return Ok(Answer::Own(Own::challenge(&answer)));
             }
@@ -311,7 +332,7 @@ impl Gateway {
         if raw_head.len() > binding.limits.header_bytes || head.headers.len() > binding.limits.header_fields {
             return Err(Refusal::HeadTooLarge);
         }
-        check_access(&binding, &connection, client, &head.method, &action)?;
+        check_access(&binding, &connection, client, &method, &action)?;
         // Registry clients upgrade to nothing.
         head.remove_header(&UPGRADE);
         request._admission = self.live.meter.request(&binding, client).map_err(|exceeded| match exceeded {
@@ -323,11 +344,28 @@ impl Gateway {
             session.set_keepalive(None);
         }
         match action {
+            Action::Pass(upstream) if is_probe => Ok(Answer::Probe { target: target.into(), origin: Some(upstream.origin) }),
             Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
             Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
             Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
             Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
         }
+    }
+}
+
+impl Gateway {
+    async fn answer_probe(&self, session: &mut Session, request: &Request, target: &[u8], origin: Option<&Origin>) -> pingora::Result<()> {
+        let Some(connection) = &request.connection else {
+            return Error::e_explain(ErrorType::InternalError, "a request that was not admitted");
+        };
+        let facts = Facts {
+            scheme: connection.slot.listener().scheme,
+            port: connection.port,
+            origin,
+            peer: SocketAddr::new(connection.peer, connection.peer_port),
+            client: request.client.unwrap_or(connection.peer),
+        };
+        self.probes.answer(session, &request.id, target, &facts).await
     }
 }
 

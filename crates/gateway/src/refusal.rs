@@ -45,9 +45,6 @@ pub enum Refusal {
     /// The host or path names no repository that there could be.
     #[error("no repository is bound to this address: its name comes first, in lower case")]
     Unbound,
-    /// A V1 client on an address where the image's name begins with the repository.
-    #[error("this address serves the Docker Registry V2 API only: V1 clients need a port or host name of their own")]
-    V2Only,
     /// A registry client on an address that only sends browsers elsewhere.
     #[error("this address only redirects browsers: use the address with https")]
     OnlyRedirects,
@@ -117,7 +114,7 @@ impl Refusal {
             }
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotFound | Self::Unbound | Self::V2Only | Self::OnlyRedirects => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::Unbound | Self::OnlyRedirects => StatusCode::NOT_FOUND,
             Self::UnknownHost | Self::CertificateRequired => StatusCode::MISDIRECTED_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
@@ -150,7 +147,6 @@ impl Refusal {
             Self::NotFound => "not_found",
             Self::UnknownHost => "unknown_host",
             Self::Unbound => "unbound",
-            Self::V2Only => "v2_only",
             Self::OnlyRedirects => "only_redirects",
             Self::Denied => "denied",
             Self::ReadOnly => "read_only",
@@ -173,7 +169,6 @@ impl Refusal {
             Self::Method
                 | Self::NotFound
                 | Self::Unbound
-                | Self::V2Only
                 | Self::OnlyRedirects
                 | Self::UnknownHost
                 | Self::CertificateRequired
@@ -194,7 +189,7 @@ impl Refusal {
             | Self::Framing
             | Self::Malformed
             | Self::HeadTooLarge => "BAD_REQUEST",
-            Self::Method | Self::ReadOnly | Self::V2Only | Self::OnlyRedirects => "UNSUPPORTED",
+            Self::Method | Self::ReadOnly | Self::OnlyRedirects => "UNSUPPORTED",
             Self::NotFound => "NOT_FOUND",
             Self::Unbound => "NAME_UNKNOWN",
             Self::UnknownHost | Self::CertificateRequired => "MISDIRECTED_REQUEST",

@@ -60,14 +60,12 @@ pub enum Action {
 /// A request as it goes to the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// The repository it is for; `None` on a console binding, and for what a path binding has of all its repositories.
+    /// The repository it is for; `None` on a console binding, and for what is asked of all repositories as a whole.
     pub repository: Option<RepositoryKey>,
     /// Path and query.
     pub target: String,
     /// Scheme, host and port that the client used.
     pub origin: Origin,
-    /// The client names the repository before the image: the backend has to do so too.
-    pub names_repository: bool,
 }
 
 impl Upstream {
@@ -121,15 +119,15 @@ fn action(binding: &Binding, method: &Method, host: &Authority, target: &Target<
             (Bound::Console(Some(_)), _) if path == AUTHORITY_PATH => Ok(Action::GiveAuthority),
             (Bound::Console(Some(_)), _) if path == TRUST_PATH => Ok(Action::ExplainTrust(origin)),
             (Bound::Console(_), _) if is_management(path) => {
-                Ok(Action::Pass(Upstream { repository: None, target: format!("{path}{query}"), origin, names_repository: false }))
+                Ok(Action::Pass(Upstream { repository: None, target: format!("{path}{query}"), origin }))
             }
             (_, Some(to)) if matches!(*method, Method::GET | Method::HEAD) => Ok(Action::Redirect(format!("{to}{path}{query}"))),
             _ => Err(Refusal::NotFound),
         };
     };
     let of_one = |key: RepositoryKey| {
-        let target = upstream_target(&key, api_path, query);
-        Upstream { repository: Some(key), target, origin: origin.clone(), names_repository: false }
+        let target = upstream_target(key.as_str(), api_path, query);
+        Upstream { repository: Some(key), target, origin: origin.clone() }
     };
     match &binding.bound {
         Bound::Repository(key) => Ok(Action::Pass(of_one(key.clone()))),
@@ -137,29 +135,22 @@ fn action(binding: &Binding, method: &Method, host: &Authority, target: &Target<
             let label = host.host().split('.').next().unwrap_or_default();
             Ok(Action::Pass(of_one(label.parse().map_err(|_| Refusal::Unbound)?)))
         }
-        Bound::RepositoryFromPath => Ok(Action::Pass(from_path(api_path, query, origin)?)),
+        Bound::RepositoryFromPath => Ok(Action::Pass(of_all(api_path, query, origin))),
         Bound::Console(_) => Err(Refusal::NotFound),
         Bound::Nothing => Err(Refusal::OnlyRedirects),
     }
 }
 
-/// `/v2/<key>/<image>/…` is `/v2/<image>/…` in the repository. What comes before an image is known (`/v2/`, tokens, the
-/// list of images) is the backend's, for all repositories together.
-fn from_path(api_path: &str, query: &str, origin: Origin) -> Result<Upstream, Refusal> {
-    let Some(rest) = api_path.strip_prefix("/v2") else { return Err(Refusal::V2Only) };
-    let rest = rest.strip_prefix('/').unwrap_or(rest);
-    if matches!(rest, "" | "token" | "_catalog") {
-        let target = format!("{ALL_REPOSITORIES}/{rest}{query}");
-        return Ok(Upstream { repository: None, target, origin, names_repository: true });
-    }
-    let (key, image_path) = rest.split_once('/').ok_or(Refusal::Unbound)?;
-    let key: RepositoryKey = key.parse().map_err(|_| Refusal::Unbound)?;
-    let target = upstream_target(&key, &format!("/v2/{image_path}"), query);
-    Ok(Upstream { repository: Some(key), target, origin, names_repository: true })
+/// What the client asks of all repositories goes to them as it is: names begin with a repository there, and the backend has
+/// to see that they do, since they are in its answers and in tokens too. The repository is told apart for our own records.
+fn of_all(api_path: &str, query: &str, origin: Origin) -> Upstream {
+    let named = api_path.strip_prefix("/v2/").and_then(|rest| rest.split_once('/'));
+    let repository = named.and_then(|(key, _)| key.parse().ok());
+    Upstream { repository, target: upstream_target(ALL_REPOSITORIES, api_path, query), origin }
 }
 
-/// Where the backend answers for all repositories together.
-const ALL_REPOSITORIES: &str = "/artifactory/api/docker/v2";
+/// What the backend calls all of its repositories where the key of one would stand.
+pub(crate) const ALL_REPOSITORIES: &str = "_all";
 
 fn only_host<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Authority, Refusal> {
     let mut hosts = hosts.into_iter();
@@ -246,11 +237,11 @@ fn docker_path(path: &str) -> Option<&str> {
     is_api.then_some(path)
 }
 
-fn upstream_target(repository: &RepositoryKey, docker_path: &str, query: &str) -> String {
+fn upstream_target(repository: &str, docker_path: &str, query: &str) -> String {
     const PREFIX: &str = "/artifactory/api/docker/";
-    let mut target = String::with_capacity(PREFIX.len() + repository.as_str().len() + docker_path.len() + query.len());
+    let mut target = String::with_capacity(PREFIX.len() + repository.len() + docker_path.len() + query.len());
     target.push_str(PREFIX);
-    target.push_str(repository.as_str());
+    target.push_str(repository);
     target.push_str(docker_path);
     target.push_str(query);
     target

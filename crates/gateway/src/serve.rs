@@ -41,6 +41,7 @@ use crate::metrics::CertificateExpiry;
 use crate::proxy::Gateway;
 use crate::upstream::Probes;
 use crate::watch::Watch;
+use crate::workers::Workers;
 
 /// How long a predecessor goes on with what is under way. Its successor serves everybody else, so there is no hurry; a
 /// day is the bound after which a transfer is no longer believed to end.
@@ -109,7 +110,8 @@ impl Bound {
         let (live, probed) = (Arc::clone(&self.live), self.live);
         let mut proxy = HttpProxy::new(Gateway::new(Arc::clone(&live)), Arc::new(server_conf()));
         proxy.handle_init_modules();
-        let accepting = Accepting { proxy: Arc::new(proxy), live, connections: Connections::default() };
+        let workers = Workers::start(thread::available_parallelism().map_or(1, NonZero::get)).context("cannot start threads")?;
+        let accepting = Accepting { proxy: Arc::new(proxy), live, workers: workers.clone(), connections: Connections::default() };
         let (phase, _) = watch::channel(Phase::Serving);
         let drain = Drain {
             connections: accepting.connections.clone(),
@@ -135,6 +137,8 @@ impl Bound {
         }
         server.add_service(background_service("probes", Probes::new(move || probed.pool())));
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
+        // Whatever they still did has been waited for, as long as it may be.
+        drop(workers);
         observe.flush(FLUSH_MAX);
         Ok(())
     }
@@ -142,8 +146,9 @@ impl Bound {
 
 /// One thread per core, each with its own connections: moving a stream of bytes from thread to thread costs more than an
 /// uneven load does. Nothing of Pingora's daemon, PID file or upgrade socket is used.
+/// Pingora's own threads accept connections and look after what goes on beside them; [`Workers`] serve.
 fn server_conf() -> ServerConf {
-    ServerConf { threads: thread::available_parallelism().map_or(1, NonZero::get), work_stealing: false, ..ServerConf::default() }
+    ServerConf { threads: 1, work_stealing: false, ..ServerConf::default() }
 }
 
 /// The one service: all listeners, and what changes them.

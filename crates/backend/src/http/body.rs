@@ -40,7 +40,7 @@ pub(crate) enum ResponseBody {
     /// Told while it happens.
     Live(BoxStream<'static, Bytes>),
     /// Any of these, with the span that ends when it has been sent.
-    Traced(Box<Self>, Span),
+    Traced(Box<(Self, Span)>),
 }
 
 impl ResponseBody {
@@ -70,8 +70,9 @@ impl http_body::Body for ResponseBody {
                 None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
             }),
             Self::Live(pieces) => pieces.as_mut().poll_next(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Traced(body, span) => {
-                let frame = Pin::new(body.as_mut()).poll_frame(context);
+            Self::Traced(traced) => {
+                let (body, span) = &mut **traced;
+                let frame = Pin::new(body).poll_frame(context);
                 if matches!(frame, Poll::Ready(Some(Err(_)))) {
                     span.failed("body");
                 }
@@ -85,7 +86,7 @@ impl http_body::Body for ResponseBody {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream { left, .. } => *left == 0,
             Self::Live(_) => false,
-            Self::Traced(body, _) => body.is_end_stream(),
+            Self::Traced(traced) => traced.0.is_end_stream(),
         }
     }
 
@@ -94,7 +95,7 @@ impl http_body::Body for ResponseBody {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream { left, .. } => SizeHint::with_exact(*left),
             Self::Live(_) => SizeHint::default(),
-            Self::Traced(body, _) => body.size_hint(),
+            Self::Traced(traced) => traced.0.size_hint(),
         }
     }
 }

@@ -11,10 +11,12 @@ use http::header::{AsHeaderName, USER_AGENT};
 
 use super::origin::ClientView;
 use super::params::Query;
+use super::place::Place;
 
 /// What a handler knows of its request.
 pub(crate) struct Call {
     pub(crate) registry: Arc<Registry>,
+    pub(crate) place: Place,
     pub(crate) repository: Arc<Repository>,
     pub(crate) access: Access,
     pub(crate) caller: Caller,
@@ -37,6 +39,11 @@ impl Call {
     /// What the client calls itself.
     pub(crate) fn user_agent(&self) -> &str {
         self.header(USER_AGENT).unwrap_or_default()
+    }
+
+    /// Where the client finds an image: what `Location` and `Link` begin with.
+    pub(crate) fn location(&self, image: &ImageName) -> String {
+        format!("{}v2/{}", self.view.location_root(self.user_agent()), self.place.name_of(image))
     }
 
     /// The user's name, for what belongs to a user.

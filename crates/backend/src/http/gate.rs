@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
-use berth_names::{ApiVersion, RepositoryKey};
+use berth_names::ApiVersion;
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
-use berth_registry::{Challenge, Error, Repository};
-use http::header::WWW_AUTHENTICATE;
+use berth_registry::{Challenge, Error, Repositories, Repository};
+use http::header::{AsHeaderName, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 
+use super::all::AllCall;
 use super::call::Call;
 use super::credentials::{Credentials, Secret};
 use super::demand::{self, Denied};
 use super::origin::ClientView;
 use super::params::Query;
+use super::place::Place;
 use super::respond::{Answer, With};
 use super::route::{self, Api, Refusal, Route, V1, V2};
-use super::{Service, errors, rest, token, v2};
+use super::{Service, errors, head, rest, token, v2};
 use crate::audit::Event;
 use crate::server::Peer;
-
-/// Longest path that is looked at, in bytes.
-const PATH_BYTES_MAX: usize = 2048;
 
 /// A request's head, taken apart as far as that needs no knowledge of what is stored.
 pub(super) struct Head {
@@ -34,14 +33,24 @@ pub(super) struct Head {
 pub(super) enum Prepared {
     Ping,
     Docker(Box<Call>, Route),
+    All(Box<AllCall>),
     Token(Box<TokenRequest>),
     Rest(Box<rest::RestCall>),
 }
 
+/// A request for docker's APIs, as far as it is read.
+struct Asked {
+    method: Method,
+    view: ClientView,
+    headers: HeaderMap,
+    query: Query,
+    credentials: Credentials,
+}
+
 /// A request for a token, which looks at its credentials itself.
 pub(super) struct TokenRequest {
-    pub(super) key: RepositoryKey,
-    pub(super) repository: Option<Arc<Repository>>,
+    pub(super) place: Place,
+    pub(super) repositories: Arc<Repositories>,
     pub(super) view: ClientView,
     pub(super) credentials: Credentials,
     pub(super) query: Query,
@@ -52,15 +61,8 @@ impl Service {
     /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
     pub(super) async fn prepare(&self, head: Head, event: &mut Event) -> Result<Prepared, Box<Answer>> {
         let Head { peer, method, uri, headers } = head;
-        let path = uri.path();
-        // A target that names another host than the header does is read one way here and another way elsewhere.
-        if uri.authority().is_some_and(|named| single_host(&headers) != Some(named.as_str())) {
-            return Err(Box::new(errors::rest(StatusCode::BAD_REQUEST, "the target and the Host header name different hosts")));
-        }
-        if path.len() > PATH_BYTES_MAX {
-            return Err(Box::new(errors::rest(StatusCode::URI_TOO_LONG, "the path is too long")));
-        }
-        let target = route::target(path).map_err(|(api, refusal)| refuse(api, refusal))?;
+        head::check(&method, &uri, &headers)?;
+        let target = route::target(uri.path()).map_err(|(api, refusal)| refuse(api, refusal))?;
         let api = target.api();
         let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
             .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
@@ -68,7 +70,7 @@ impl Service {
         let query =
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
         let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
-        let target = match target {
+        match &target {
             route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {
                 let caller = match peer {
                     Peer::Operator => {
@@ -86,12 +88,22 @@ impl Service {
                 let (hide_unauthorized, backups) = (self.hide_unauthorized, self.backups.clone());
                 let call =
                     rest::RestCall { registry, access, audit, caller, policy, hide_unauthorized, backups, view, headers, query, route };
-                return Ok(Prepared::Rest(Box::new(call)));
+                Ok(Prepared::Rest(Box::new(call)))
             }
-            route::Target::Docker(target) => target,
-        };
+            route::Target::Docker(target) => {
+                let asked = Asked { method, view, headers, query, credentials };
+                self.prepare_docker(target, asked, event).await
+            }
+        }
+    }
+
+    async fn prepare_docker(&self, target: &route::DockerTarget<'_>, asked: Asked, event: &mut Event) -> Result<Prepared, Box<Answer>> {
+        let Asked { method, view, headers, query, credentials } = asked;
+        let (api, place) = (target.api, target.place.clone());
         let repositories = self.registry.repositories().await.map_err(|error| Box::new(of(api, &error)))?;
-        let repository = repositories.get(&target.repository).map(Arc::clone);
+        let repository = place.repository().and_then(|key| repositories.get(key)).map(Arc::clone);
+        // At an address of all, one that speaks V1 is as good as not there.
+        let repository = repository.filter(|repository| !place.is_of_all() || repository.api_version == ApiVersion::V2);
         if let (Api::V2, Some(ApiVersion::V1)) = (api, repository.as_ref().map(|repository| repository.api_version)) {
             return Err(Box::new(errors::v2_on_v1_repository()));
         }
@@ -102,31 +114,40 @@ impl Service {
         {
             *image = self.registry.viewed_name(&repository.key, image).await.map_err(|error| Box::new(of(api, &error)))?;
         }
-        event.target(&target.repository, &route);
+        event.target(place.label(), &route);
         if route == Route::V2(V2::Token) {
-            let request = TokenRequest { key: target.repository, repository, view, credentials, query, is_form: method == Method::POST };
+            let request = TokenRequest { place, repositories, view, credentials, query, is_form: method == Method::POST };
             return Ok(Prepared::Token(Box::new(request)));
         }
         if route == Route::V1(V1::Ping) {
             return Ok(Prepared::Ping);
         }
-        let challenge = repository.as_ref().map(|repository| repository.challenge).unwrap_or_default();
-        let caller = self.identify(Some((&target.repository, &route)), challenge, &view, credentials, event).await?;
-        let (policy, repository) = self.admit(api, repository, &caller, &route, &view).await?;
+        let how = challenge_at(&place, repository.as_deref());
+        let caller = self.identify(Some((&place, &route)), how, &view, credentials, event).await?;
+        if place == Place::All {
+            let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
+            let (registry, user_agent) = (Arc::clone(&self.registry), first(&headers, USER_AGENT).unwrap_or_default().to_owned());
+            let call = AllCall { registry, repositories, caller, policy, view, query, user_agent, lists: route == Route::V2(V2::Catalog) };
+            return match call.decide() {
+                Ok(()) => Ok(Prepared::All(Box::new(call))),
+                Err(denied) => Err(Box::new(self.denial(denied, api, how, &call.view, (&place, &route)))),
+            };
+        }
+        let (policy, repository) = self.admit(api, repository, &caller, (&place, &route), &view).await?;
         if repository.api_version == ApiVersion::V2
             && let Route::V1(asked) = &route
         {
             v1_on_v2(&repository, asked)?;
         }
         let (registry, access, is_head) = (Arc::clone(&self.registry), self.access.clone(), method == Method::HEAD);
-        let call = Call { registry, access, repository, caller, policy, view, headers, query, is_head };
+        let call = Call { registry, place, access, repository, caller, policy, view, headers, query, is_head };
         Ok(Prepared::Docker(Box::new(call), route))
     }
 
     /// The caller that the credentials make, or the refusal.
     async fn identify(
         &self,
-        target: Option<(&RepositoryKey, &Route)>,
+        target: Option<(&Place, &Route)>,
         challenge: Challenge,
         view: &ClientView,
         credentials: Credentials,
@@ -139,7 +160,7 @@ impl Service {
             None => Api::Rest,
         };
         let signed = async |secret: &Secret, token_use| match target {
-            Some((key, _)) => self.access.caller_by_signed(secret.as_str(), token_use, &token::audience(view, key)).await,
+            Some((place, _)) => self.access.caller_by_signed(secret.as_str(), token_use, &place.audience(&view.origin)).await,
             None => Ok(None),
         };
         let found = match (&credentials, target.map(|(_, route)| route)) {
@@ -171,11 +192,11 @@ impl Service {
         api: Api,
         repository: Option<Arc<Repository>>,
         caller: &Caller,
-        route: &Route,
+        (place, route): (&Place, &Route),
         view: &ClientView,
     ) -> Result<(Arc<Policy>, Arc<Repository>), Box<Answer>> {
         let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
-        let how = repository.as_ref().map(|repository| repository.challenge).unwrap_or_default();
+        let how = challenge_at(place, repository.as_deref());
         let demand = demand::demand(route);
         let denied = match repository {
             Some(repository) => match demand::decide(demand, caller, &repository, &policy) {
@@ -193,15 +214,26 @@ impl Service {
             None if demand == demand::Demand::Ping => Denied::Forbidden,
             None => Denied::Hidden,
         };
-        Err(Box::new(match denied {
-            Denied::LogIn => unauthorized(api, how, view, Some(route), None, "authentication required"),
-            Denied::OtherToken => {
-                unauthorized(api, how, view, Some(route), Some("insufficient_scope"), "the token was not issued for this")
-            }
-            Denied::Hidden if self.hide_unauthorized => demand::as_if_absent(route),
-            Denied::Hidden | Denied::Forbidden => *in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "you may not do this here"),
-        }))
+        Err(Box::new(self.denial(denied, api, how, view, (place, route))))
     }
+
+    /// What whoever may not go on hears.
+    fn denial(&self, denied: Denied, api: Api, how: Challenge, view: &ClientView, asked: (&Place, &Route)) -> Answer {
+        match denied {
+            Denied::LogIn => unauthorized(api, how, view, Some(asked), None, "authentication required"),
+            Denied::OtherToken => {
+                unauthorized(api, how, view, Some(asked), Some("insufficient_scope"), "the token was not issued for this")
+            }
+            Denied::Hidden if self.hide_unauthorized => demand::as_if_absent(asked.1),
+            Denied::Hidden | Denied::Forbidden => *in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "you may not do this here"),
+        }
+    }
+}
+
+/// How to ask for credentials. At an address of all repositories they must be asked for in one way, and only tokens let
+/// some repositories be read without logging in and others not.
+fn challenge_at(place: &Place, repository: Option<&Repository>) -> Challenge {
+    if place.is_of_all() { Challenge::Bearer } else { repository.map(|repository| repository.challenge).unwrap_or_default() }
 }
 
 /// What a V1 client may ask of a V2 repository: to search it, and if the repository says so, to pull from it.
@@ -217,8 +249,8 @@ fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
     }))
 }
 
-fn single_host(headers: &HeaderMap) -> Option<&str> {
-    headers.get(http::header::HOST)?.to_str().ok()
+fn first(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// An error in the form of the API that was called.
@@ -238,10 +270,17 @@ fn of(api: Api, error: &Error) -> Answer {
     }
 }
 
-fn unauthorized(api: Api, how: Challenge, view: &ClientView, route: Option<&Route>, error: Option<&str>, message: &str) -> Answer {
+fn unauthorized(
+    api: Api,
+    how: Challenge,
+    view: &ClientView,
+    asked: Option<(&Place, &Route)>,
+    error: Option<&str>,
+    message: &str,
+) -> Answer {
     let answer = in_form_of(api, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
     match api {
-        Api::V2 => token::challenge(*answer, how, view, route, error).with(v2::API_VERSION, "registry/2.0"),
+        Api::V2 => token::challenge(*answer, how, view, asked, error).with(v2::API_VERSION, "registry/2.0"),
         Api::V1 | Api::Rest => answer.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\""),
     }
 }
@@ -262,6 +301,10 @@ fn refuse(api: Api, refusal: Refusal) -> Box<Answer> {
             (StatusCode::BAD_REQUEST, "NAME_INVALID", "a repository's key has letters, digits, '.', '_' and '-'")
         }
         Refusal::UnknownV1Image => (StatusCode::NOT_FOUND, "UNSUPPORTED", "Image not found"),
+        Refusal::NoImage => (StatusCode::NOT_FOUND, "NAME_UNKNOWN", "names begin with a repository here: <repository>/<image>"),
+        Refusal::OnlyV2 => {
+            (StatusCode::NOT_FOUND, "UNSUPPORTED", "this address has all repositories and speaks V2; V1 needs an address of its own")
+        }
     };
     let answer = in_form_of(api, status, code, message);
     if api == Api::V2 { Box::new(answer.with(v2::API_VERSION, "registry/2.0")) } else { answer }

@@ -3,10 +3,12 @@
 //! Paths are read from the right-hand end, because an image may itself be called `tags` or `blobs/uploads`.
 //! What a proxy in front could read differently (percent signs, empty or dot segments, backslashes) is refused.
 
-use berth_names::{Digest, ImageName, InvalidReference, Reference, RepositoryKey, Tag};
+use berth_names::{Digest, ImageName, InvalidReference, Reference, Tag};
 use berth_registry::UploadId;
 use berth_registry::v1::ImageId;
 use http::Method;
+
+use super::place::{self, Place};
 
 /// Which API a path belongs to, and therefore what its errors look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,10 @@ pub(crate) enum Refusal {
     InvalidRepositoryKey,
     /// The V1 image id is none, so there is no such image.
     UnknownV1Image,
+    /// Behind the repository's key there is no image, at an address of all repositories.
+    NoImage,
+    /// An address of all repositories does not speak V1.
+    OnlyV2,
 }
 
 /// What a path is about.
@@ -146,11 +152,11 @@ pub(crate) enum Target<'p> {
     Health(&'p str),
 }
 
-/// A path's repository and the rest of it, still as text.
+/// Where a path is at, and the rest of it, still as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DockerTarget<'p> {
     pub(crate) api: Api,
-    pub(crate) repository: RepositoryKey,
+    pub(crate) place: Place,
     /// Everything in front of `v1/` or `v2/`.
     pub(crate) root: &'p str,
     /// Everything behind it.
@@ -196,9 +202,32 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     }
     let (key, tail) = parts?;
     let api = api(tail).ok_or((Api::Rest, Refusal::NotFound))?;
-    let repository = key.parse().map_err(|_| (api, Refusal::NotFound))?;
+    let rest = tail.get(3..).unwrap_or_default();
+    let (place, rest) = if key == place::ALL {
+        among_all(api, rest).map_err(|refusal| (api, refusal))?
+    } else {
+        (Place::Own(key.parse().map_err(|_| (api, Refusal::NotFound))?), rest)
+    };
     let root = &path[..path.len() - tail.len()];
-    Ok(Target::Docker(DockerTarget { api, repository, root, rest: tail.get(3..).unwrap_or_default() }))
+    Ok(Target::Docker(DockerTarget { api, place, root, rest }))
+}
+
+/// Finds the repository that a path at an address of all is about, and what is asked of it.
+fn among_all(api: Api, rest: &str) -> Result<(Place, &str), Refusal> {
+    if api != Api::V2 {
+        return Err(Refusal::OnlyV2);
+    }
+    if is_nameless(rest) {
+        return Ok((Place::All, rest));
+    }
+    // A key alone is no name: what is asked of an address as a whole can't be asked of one repository here.
+    let (key, rest) = rest.split_once('/').filter(|(_, rest)| !is_nameless(rest)).ok_or(Refusal::NoImage)?;
+    Ok((Place::Keyed(key.parse().map_err(|_| Refusal::InvalidName)?), rest))
+}
+
+/// Whether a path behind `v2/` names no image.
+fn is_nameless(rest: &str) -> bool {
+    matches!(rest, "" | "token" | "_catalog")
 }
 
 /// Whether the path asks whether we are well.
@@ -210,6 +239,9 @@ pub(crate) fn is_health(path: &str) -> bool {
 fn is_action(docker: &str) -> bool {
     let (front, action) = docker.split_once('/').unwrap_or((docker, ""));
     // A repository may be called `jobs` as well.
+    if front == place::ALL {
+        return false;
+    }
     let is_job = front == "jobs" && !matches!(action.split('/').next(), Some("v1" | "v2"));
     is_job || matches!(action, "v1/promote" | "v2/promote" | "v1/migrate" | "v1/ancestry" | "v1/info" | "v2/info" | "v2/receipts")
 }
@@ -288,12 +320,16 @@ impl Target<'_> {
 }
 
 impl DockerTarget<'_> {
-    /// What the request asks of the repository.
+    /// What the request asks there.
     pub(crate) fn route(&self, method: &Method) -> Result<Route, Refusal> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         match self.api {
             Api::V1 => v1(method, self.rest).map(Route::V1),
-            Api::V2 => v2(method, self.rest).map(Route::V2),
+            Api::V2 => v2(method, self.rest).map(Route::V2).map_err(|refusal| match refusal {
+                // Most likely a name without its repository.
+                Refusal::NotFound if self.place.is_of_all() => Refusal::NoImage,
+                refusal => refusal,
+            }),
             Api::Rest => Err(Refusal::NotFound),
         }
     }

@@ -11,6 +11,7 @@ use super::*;
 use crate::server;
 
 mod access;
+mod all;
 mod browse;
 mod described;
 mod life;

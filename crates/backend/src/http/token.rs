@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use berth_names::ImageName;
 use berth_registry::access::{Access, Audience, Caller, Grant, Grants, Issued, Right, Rights, TokenUse};
-use berth_registry::{Body, Challenge, Error, Repository};
+use berth_registry::{Body, Challenge, Error, Repositories};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
 use serde_json::json;
@@ -15,6 +15,7 @@ use super::credentials::{Credentials, Secret};
 use super::errors;
 use super::origin::ClientView;
 use super::params::Query;
+use super::place::Place;
 use super::respond::{Answer, With, json};
 use super::route::{Route, V2};
 
@@ -24,18 +25,13 @@ const FORM_BYTES_MAX: usize = 64 << 10;
 /// Scopes in one request: docker asks for two, a client that mounts from everywhere for more.
 const SCOPES_MAX: usize = 64;
 
-/// The audience of a request's signed tokens.
-pub(crate) fn audience(view: &ClientView, repository: &berth_names::RepositoryKey) -> Audience {
-    Audience::new(repository, view.origin.authority())
-}
-
 /// Adds how to log in to a refusal over V2.
-pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, route: Option<&Route>, error: Option<&str>) -> Answer {
+pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, asked: Option<(&Place, &Route)>, error: Option<&str>) -> Answer {
     if how == Challenge::Basic {
         return answer.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\"");
     }
     let mut text = format!("Bearer realm=\"{}{}v2/token\",service=\"{}\"", view.origin, view.root(), view.origin.authority());
-    if let Some(scope) = route.and_then(scope_of) {
+    if let Some(scope) = asked.and_then(|(place, route)| scope_of(place, route)) {
         text += &format!(",scope=\"{scope}\"");
     }
     if let Some(error) = error {
@@ -45,7 +41,7 @@ pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, route
 }
 
 /// What a token for the route must be asked for.
-fn scope_of(route: &Route) -> Option<String> {
+fn scope_of(place: &Place, route: &Route) -> Option<String> {
     let Route::V2(route) = route else { return None };
     let (image, actions) = match route {
         V2::Base | V2::Token => return None,
@@ -59,7 +55,7 @@ fn scope_of(route: &Route) -> Option<String> {
         | V2::CancelUpload { image, .. } => (image, "pull,push"),
         V2::DeleteManifest { image, .. } | V2::DeleteBlob { image, .. } => (image, "delete"),
     };
-    Some(format!("repository:{image}:{actions}"))
+    Some(format!("repository:{}:{actions}", place.name_of(image)))
 }
 
 /// What a client asks a token for, and with what.
@@ -74,9 +70,9 @@ struct Request {
 pub(crate) struct Asking<'a> {
     pub(crate) access: &'a Access,
     pub(crate) view: &'a ClientView,
-    pub(crate) key: &'a berth_names::RepositoryKey,
-    /// The repository, if there is one: without it the answer is a token that is good for nothing.
-    pub(crate) repository: Option<&'a Repository>,
+    pub(crate) place: &'a Place,
+    /// Those that there are: in any other, a token is good for nothing.
+    pub(crate) repositories: &'a Repositories,
 }
 
 /// What became of a request for a token.
@@ -89,7 +85,7 @@ pub(crate) struct Served {
 /// Answers a request for a token: `form` is the body of a `POST`.
 pub(crate) async fn serve(asking: &Asking<'_>, credentials: Credentials, query: &Query, form: Option<Body>) -> Served {
     let request = match form {
-        Some(body) => match read_form(body, credentials).await {
+        Some(body) => match read_form(body, credentials, asking.place).await {
             Ok(request) => request,
             Err(refused) => return Served { answer: refused, caller: None },
         },
@@ -97,10 +93,10 @@ pub(crate) async fn serve(asking: &Asking<'_>, credentials: Credentials, query: 
             credentials,
             refresh_token: None,
             wants_refresh_token: query.get("offline_token") == Some("true"),
-            grants: parse_scopes(query.get("scope").unwrap_or_default()),
+            grants: parse_scopes(query.get("scope").unwrap_or_default(), asking.place),
         },
     };
-    let audience = audience(asking.view, asking.key);
+    let audience = asking.place.audience(&asking.view.origin);
     let caller = match identify(asking, &request, &audience).await {
         Ok(Some(caller)) => caller,
         Ok(None) => {
@@ -126,10 +122,7 @@ async fn identify(asking: &Asking<'_>, request: &Request, audience: &Audience) -
 }
 
 async fn issue(asking: &Asking<'_>, caller: &Caller, audience: &Audience, request: Request) -> Result<Answer, Error> {
-    let grants = match asking.repository {
-        Some(repository) => asking.access.grantable(caller, repository, request.grants).await?,
-        None => Grants::default(),
-    };
+    let grants = asking.access.grantable(caller, asking.repositories, request.grants).await?;
     let issued = asking.access.issue(TokenUse::Access, caller, audience, &grants).await?;
     let Issued { text, issued_at_s, expires_in_s } = issued;
     let issued_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(issued_at_s)).to_string();
@@ -144,7 +137,7 @@ async fn issue(asking: &Asking<'_>, caller: &Caller, audience: &Audience, reques
 }
 
 /// The OAuth2 form of docker 1.11 and later, containerd, and others.
-async fn read_form(body: Body, credentials: Credentials) -> Result<Request, Answer> {
+async fn read_form(body: Body, credentials: Credentials, place: &Place) -> Result<Request, Answer> {
     let bad = |message: &str| errors::v2(StatusCode::BAD_REQUEST, "UNSUPPORTED", message);
     let bytes = match read_limited(body, FORM_BYTES_MAX).await {
         Ok(bytes) => bytes,
@@ -170,22 +163,22 @@ async fn read_form(body: Body, credentials: Credentials) -> Result<Request, Answ
         credentials,
         refresh_token,
         wants_refresh_token: form.get("access_type") == Some("offline"),
-        grants: parse_scopes(form.get("scope").unwrap_or_default()),
+        grants: parse_scopes(form.get("scope").unwrap_or_default(), place),
     })
 }
 
 /// What is asked for: `repository:<image>:<actions>` and `registry:catalog:*`, separated by blanks.
 ///
 /// What can't be read is not granted, and is no error: clients ask for kinds of things that we don't have.
-fn parse_scopes(text: &str) -> Grants {
+fn parse_scopes(text: &str, place: &Place) -> Grants {
     let mut grants = Grants::default();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()).take(SCOPES_MAX) {
         let Some((kind, rest)) = scope.split_once(':') else { continue };
         let Some((name, actions)) = rest.rsplit_once(':') else { continue };
-        match (kind, name.parse::<ImageName>()) {
-            ("repository", Ok(image)) => {
+        match (kind, place.image_named(name)) {
+            ("repository", Some((repository, image))) => {
                 let rights = actions.split(',').fold(Rights::NONE, |rights, action| rights | rights_for(action));
-                grants.images.push(Grant { image, rights });
+                grants.images.push(Grant { repository, image, rights });
             }
             ("registry", _) if name == "catalog" => grants.catalog = true,
             _ => {}
@@ -208,9 +201,10 @@ fn rights_for(action: &str) -> Rights {
 pub(crate) async fn v1_token(call: &Call, image: &ImageName, writes: bool) -> Result<String, Error> {
     let read = Rights::from(Right::Read);
     let rights = if writes { read | Right::Deploy.into() } else { read };
-    let wanted = Grants { images: vec![Grant { image: image.clone(), rights }], catalog: false };
-    let grants = call.access.grantable(&call.caller, &call.repository, wanted).await?;
-    let audience = audience(&call.view, &call.repository.key);
+    let (repository, image) = (call.repository.key.clone(), image.clone());
+    let wanted = Grants { images: vec![Grant { repository, image, rights }], catalog: false };
+    let grants = call.access.grantable(&call.caller, &*call.registry.repositories().await?, wanted).await?;
+    let audience = call.place.audience(&call.view.origin);
     Ok(call.access.issue(TokenUse::V1, &call.caller, &audience, &grants).await?.text)
 }
 
@@ -220,14 +214,18 @@ mod tests {
 
     #[test]
     fn scopes_are_read_and_strange_ones_grant_nothing() {
-        let grants = parse_scopes("repository:team/app:pull,push registry:catalog:* repository:x:delete,fly");
+        let own = Place::Own("docker-local".parse().unwrap());
+        let grants = parse_scopes("repository:team/app:pull,push registry:catalog:* repository:x:delete,fly", &own);
         assert!(grants.catalog);
         let seen: Vec<_> = grants.images.iter().map(|grant| (grant.image.as_str(), grant.rights.to_string())).collect();
         assert_eq!(seen, [("team/app", "rw".to_owned()), ("x", "d".to_owned())]);
         for strange in
             ["", "repository", "repository:UPPER:pull", "repository:a/../b:pull", "registry:other:*", "repository(plugin):a:pull", "a:b"]
         {
-            assert_eq!(parse_scopes(strange), Grants::default(), "{strange}");
+            assert_eq!(parse_scopes(strange, &own), Grants::default(), "{strange}");
         }
+        let grants = parse_scopes("repository:a/team/app:pull repository:b/x:push repository:alone:pull", &Place::All);
+        let seen: Vec<_> = grants.images.iter().map(|grant| (grant.repository.as_str(), grant.image.as_str())).collect();
+        assert_eq!(seen, [("a", "team/app"), ("b", "x")]);
     }
 }

@@ -27,6 +27,9 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Content under a digest never changes; only who may see it does.
 const FOREVER: &str = "private, max-age=31536000";
 
+/// Images in one answer to a catalog request that does not say how many.
+pub(crate) const CATALOG_ENTRIES: usize = 1000;
+
 type Outcome = Result<Answer, Error>;
 
 /// Hands a request that may go on to its handler.
@@ -107,7 +110,7 @@ pub(crate) async fn put_manifest(call: &Call, image: &ImageName, reference: &Ref
     if let Reference::Tag(tag) = reference {
         call.registry.keep_newest_tags(&call.repository, image, tag).await?;
     }
-    let location = format!("{}v2/{image}/manifests/{}", call.view.location_root(call.user_agent()), stored.digest);
+    let location = format!("{}/manifests/{}", call.location(image), stored.digest);
     let answer = empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, stored.digest.to_string());
     Ok(match stored.subject {
         Some(subject) => answer.with(OCI_SUBJECT, subject.to_string()),
@@ -177,9 +180,11 @@ pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBo
         let Ok(digest) = mount.parse::<Digest>() else { return invalid("DIGEST_INVALID", "mount must be a digest") };
         // Without a source, or with one that does not have it, the client uploads.
         if let Some(from) = call.query.get("from") {
-            let Ok(from) = from.parse::<ImageName>() else { return invalid("NAME_INVALID", "from must be an image name") };
-            // A source that the caller may not read is one that does not have it.
-            if call.rights(&from).has(Right::Read) && call.registry.mount_blob(repository, (&from, image), &digest, &call.holder()).await? {
+            let Some((source, from)) = call.place.image_named(from) else { return invalid("NAME_INVALID", "from must be an image name") };
+            // A source that the caller may not read is one that does not have it, and so is one in another repository:
+            // nothing is shared between them.
+            let is_readable = source == *repository && call.rights(&from).has(Right::Read);
+            if is_readable && call.registry.mount_blob(repository, (&from, image), &digest, &call.holder()).await? {
                 return Ok(created(call, image, &digest));
             }
         }
@@ -230,7 +235,7 @@ pub(crate) async fn cancel_upload(call: &Call, image: &ImageName, id: &UploadId)
 }
 
 fn created(call: &Call, image: &ImageName, digest: &Digest) -> Answer {
-    let location = format!("{}v2/{image}/blobs/{digest}", call.view.location_root(call.user_agent()));
+    let location = format!("{}/blobs/{digest}", call.location(image));
     empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, digest.to_string())
 }
 
@@ -241,7 +246,7 @@ fn accepted(call: &Call, image: &ImageName, id: &UploadId, offset: u64) -> Answe
 /// Tells the client where its upload is and how far. An empty upload is `0-0`, as every registry has it.
 fn positioned(answer: Answer, call: &Call, image: &ImageName, id: &UploadId, offset: u64) -> Answer {
     answer
-        .with(LOCATION, format!("{}v2/{image}/blobs/uploads/{id}", call.view.location_root(call.user_agent())))
+        .with(LOCATION, format!("{}/blobs/uploads/{id}", call.location(image)))
         .with(RANGE, format!("0-{}", offset.saturating_sub(1)))
         .with(UPLOAD_UUID, id.to_string())
 }
@@ -253,33 +258,33 @@ pub(crate) async fn tags(call: &Call, image: &ImageName) -> Outcome {
         PageSize::Entries(limit) => Some(limit),
     };
     let page = call.registry.tags(&call.repository.key, image, call.query.get("last"), limit).await?;
-    let answer = json(StatusCode::OK, &json!({ "name": image.as_str(), "tags": page.names }));
-    Ok(linked(answer, call, &format!("v2/{image}/tags/list"), &page, limit))
+    let answer = json(StatusCode::OK, &json!({ "name": call.place.name_of(image), "tags": page.names }));
+    Ok(linked(answer, &format!("{}/tags/list", call.location(image)), &page, limit))
 }
 
 pub(crate) async fn catalog(call: &Call) -> Outcome {
-    /// Images in one answer when the client does not say how many.
-    const DEFAULT: usize = 1000;
     let limit = match call.query.page_size() {
         PageSize::Invalid => return bad_page_size(),
-        PageSize::Absent => DEFAULT,
+        PageSize::Absent => CATALOG_ENTRIES,
         PageSize::Entries(limit) => limit,
     };
     let page = call.registry.images(&call.repository.key, call.query.get("last"), Some(limit), &|name| call.lists(name)).await?;
-    let answer = json(StatusCode::OK, &json!({ "repositories": page.names }));
-    Ok(linked(answer, call, "v2/_catalog", &page, Some(limit)))
+    Ok(catalog_page(&page, &call.view.location_root(call.user_agent()), limit))
 }
 
-fn bad_page_size() -> Outcome {
+/// A page of a catalog.
+pub(crate) fn catalog_page(page: &Page, root: &str, limit: usize) -> Answer {
+    linked(json(StatusCode::OK, &json!({ "repositories": page.names })), &format!("{root}v2/_catalog"), page, Some(limit))
+}
+
+pub(crate) fn bad_page_size() -> Outcome {
     invalid("PAGINATION_NUMBER_INVALID", "n must be a whole number, zero or more")
 }
 
 /// Where the next page is. Names need no escaping in a query.
-fn linked(answer: Answer, call: &Call, path: &str, page: &Page, limit: Option<usize>) -> Answer {
+fn linked(answer: Answer, path: &str, page: &Page, limit: Option<usize>) -> Answer {
     match (page.names.last(), limit) {
-        (Some(last), Some(limit)) if page.more => {
-            answer.with(LINK, format!("<{}{path}?n={limit}&last={last}>; rel=\"next\"", call.view.location_root(call.user_agent())))
-        }
+        (Some(last), Some(limit)) if page.more => answer.with(LINK, format!("<{path}?n={limit}&last={last}>; rel=\"next\"")),
         _ => answer,
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct File {
     pub metrics: Option<MetricsTable>,
     /// Where traces go.
     pub traces: Option<berth_traces::Settings>,
+    /// Whether probes of `berth-gateway doctor` are answered.
+    #[serde(default)]
+    pub doctor: DoctorTable,
     /// Where bindings with `acme = true` get their certificates.
     pub acme: Option<Spanned<AcmeTable>>,
     /// `[[binding]]`: each makes something reachable.
@@ -56,6 +59,20 @@ pub(super) struct AccessLogTable {
 pub(super) struct MetricsTable {
     /// IP address and port.
     pub listen: Address,
+}
+
+/// `[doctor]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DoctorTable {
+    /// Answer probes.
+    pub enabled: bool,
+}
+
+impl Default for DoctorTable {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// `[acme]`: see [`crate::acme::Settings`].

@@ -19,7 +19,7 @@ mod nginx;
 use std::net::SocketAddr;
 
 use super::Kind;
-use super::site::{Binding, Public, Site, Target};
+use super::site::{Binding, Public, Site};
 
 /// What stands in front of a registry's paths.
 const PREFIX: &str = "/artifactory/api/docker";
@@ -27,9 +27,8 @@ const PREFIX: &str = "/artifactory/api/docker";
 /// The characters of registry paths, for within brackets. What else there is, servers disagree on.
 const PATH_CHARS: &str = "A-Za-z0-9/._~:@+=-";
 
-/// One label that can be a repository's key, and one path element that can.
+/// One label that can be a repository's key.
 const KEY_IN_HOST: &str = "[a-z0-9][a-z0-9_-]*";
-const KEY_IN_PATH: &str = "[A-Za-z0-9][A-Za-z0-9._-]*";
 
 /// Headers by which a backend can be told where a request came from, that the gateway does not set: a client's are dropped.
 const CLAIMS: [&str; 7] = [
@@ -129,9 +128,6 @@ fn missing(binding: &Binding) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if matches!(&binding.tls, Some(tls) if tls.certificate == super::Certificate::Acme) {
         missing.push("The gateway asks an ACME authority for this certificate itself: point the two lines to another client's files.");
-    }
-    if binding.target == Target::RepositoryFromPath {
-        missing.push("Whoever asks for /v2/ is told to log in; passwords are checked with the first repository's request.");
     }
     missing
 }

@@ -5,6 +5,7 @@ use berth_names::RepositoryKey;
 
 use super::ledger::Id;
 use super::site::Target;
+use crate::rewrite::ALL_REPOSITORIES;
 
 /// Stands for the key of a repository where it comes from the host.
 pub(super) const HOST_LABEL: &str = "zzhost";
@@ -178,7 +179,11 @@ fn target(upstream: &str, path: &str) -> Option<Target> {
     if let Some((_, below)) = upstream.split_once("/api/docker/") {
         let (key, rest) = below.split_at(below.find('/')?);
         return if rest == path {
-            if key == HOST_LABEL { Some(Target::RepositoryFromHost) } else { key.parse().ok().map(Target::Repository) }
+            match key {
+                HOST_LABEL => Some(Target::RepositoryFromHost),
+                ALL_REPOSITORIES => Some(Target::RepositoryFromPath),
+                key => key.parse().ok().map(Target::Repository),
+            }
         } else {
             let from_path = is_v2 && ((key == FIRST && rest == V2_PATH.replacen("/zzfirst", "", 1)) || below == &path[1..]);
             from_path.then_some(Target::RepositoryFromPath)
@@ -212,6 +217,7 @@ mod tests {
         for (upstream, path, expected) in [
             ("/artifactory/api/docker/docker-local/v2/zzfirst/zzsecond/tags/list", V2_PATH, key("docker-local")),
             ("/api/docker/docker-local/v2/zzfirst/zzsecond/tags/list", V2_PATH, key("docker-local")),
+            ("/artifactory/api/docker/_all/v2/zzfirst/zzsecond/tags/list", V2_PATH, Some(Target::RepositoryFromPath)),
             ("/artifactory/api/docker/docker-local/v1/repositories/zzfirst/zzsecond/tags", V1_PATH, key("docker-local")),
             ("/artifactory/api/docker/zzhost/v2/zzfirst/zzsecond/tags/list", V2_PATH, Some(Target::RepositoryFromHost)),
             ("/artifactory/api/docker/zzfirst/v2/zzsecond/tags/list", V2_PATH, Some(Target::RepositoryFromPath)),

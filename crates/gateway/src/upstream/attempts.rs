@@ -77,7 +77,7 @@ impl Attempts {
         self.tried.add(choice.index);
         self.made += 1;
         self.current = Some(choice);
-        Ok(Box::new(member.peer.clone()))
+        Ok(Box::new(super::peer::for_this_thread(&member.peer)))
     }
 
     /// The request, or a piece of it without which no server could act on it, is being sent.

@@ -106,3 +106,37 @@ fn every_field_of_the_annotated_file_exists() {
     }
     assert!(fields >= 30, "{fields} fields");
 }
+
+#[test]
+fn what_is_imported_is_checked_exported_and_imported_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).into_os_string().into_string().unwrap();
+    assert!(run(&["cert", "self-signed", "--dir", &path("certs"), "--name", "registry.company.com"]).0);
+    // The published block, a second port, and lines that mean nothing here.
+    let server = |port: u16, key: &str| {
+        format!(
+            "server {{\n    listen {port} ssl;\n    server_name registry.company.com;\n    ssl_certificate {0}/server.pem;\n    \
+             ssl_certificate_key {0}/server.key;\n    client_max_body_size 0;\n    chunked_transfer_encoding on;\n    \
+             rewrite ^/(v1|v2)/(.*) /artifactory/api/docker/{key}/$1/$2;\n    location /artifactory/ {{\n        proxy_read_timeout 900;\n        \
+             proxy_pass http://127.0.0.1:8081/artifactory/;\n        proxy_set_header Host $host:{port};\n        expires 7d;\n    }}\n}}\n",
+            path("certs")
+        )
+    };
+    fs::write(path("site.conf"), server(443, "docker-prod") + &server(444, "docker-dev")).unwrap();
+    let (ok, imported, said) = run(&["import", &path("site.conf")]);
+    assert!(ok, "{said}");
+    assert!(said.contains(&format!("{}:13: ", path("site.conf"))) && said.contains("expires"), "{said}");
+    fs::write(path("gateway.toml"), &imported).unwrap();
+    assert_eq!(run(&["check", "--config", &path("gateway.toml")]), (true, "configuration ok: 2 bindings\n".to_owned(), String::new()));
+    for (kind, file) in [("nginx", "exported.conf"), ("apache", "exported-httpd.conf")] {
+        let (ok, exported, said) = run(&["export", kind, "--config", &path("gateway.toml")]);
+        assert!(ok && exported.contains("/artifactory/api/docker/docker-dev"), "{exported}{said}");
+        fs::write(path(file), exported).unwrap();
+        let (ok, again, said) = run(&["import", &path(file)]);
+        assert!(ok, "{kind}: {said}");
+        let bindings = |text: &str| text.lines().filter(|line| line.starts_with("listen") || line.starts_with("repository")).count();
+        assert_eq!((bindings(&imported), bindings(&again)), (4, 4), "{kind}: {again}");
+    }
+    let (ok, stdout, stderr) = run(&["import", &path("absent.conf")]);
+    assert!(!ok && stdout.is_empty() && stderr.contains("absent.conf"), "{stderr}");
+}

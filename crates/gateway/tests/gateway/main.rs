@@ -9,6 +9,7 @@ mod support;
 mod acme;
 mod backends;
 mod cli;
+mod doctor;
 mod edge;
 mod failures;
 mod logging;

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_names::{AccountName, ImageName};
+use berth_names::{AccountName, ImageName, RepositoryKey};
 use berth_storage::records;
 
 use super::pattern::Pattern;
@@ -54,6 +54,8 @@ pub struct Grants {
 /// What a signed token was issued for with one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
+    /// The repository that the image is in.
+    pub repository: RepositoryKey,
     /// The image.
     pub image: ImageName,
     /// What may be done with it.
@@ -161,7 +163,8 @@ impl Caller {
     pub(super) fn limit(&self, repository: &Repository, image: Option<&ImageName>) -> Rights {
         let mut limit = self.scope_limit(repository, |images| image.is_none_or(|image| images.fits(image.as_str())));
         if let Some(grants) = &self.grants {
-            let granted = grants.images.iter().filter(|grant| image.is_none_or(|image| grant.image == *image));
+            let here = grants.images.iter().filter(|grant| grant.repository == repository.key);
+            let granted = here.filter(|grant| image.is_none_or(|image| grant.image == *image));
             limit = limit & granted.fold(Rights::NONE, |rights, grant| rights | grant.rights);
         }
         limit

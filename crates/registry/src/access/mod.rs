@@ -22,7 +22,7 @@ use std::sync::Arc;
 use berth_names::AccountName;
 use berth_storage::{MetadataStore, keys};
 
-use crate::{Clock, Result};
+use crate::{Clock, Repositories, Result};
 pub use caller::{Caller, Grant, Grants};
 pub use directory::{Mode, UserChange};
 pub use error::{Error, Kind};
@@ -110,15 +110,16 @@ impl Access {
         self.token_owner(secret, None).await
     }
 
-    /// What the caller could be granted of what it asks for, leaving aside what its token was issued for.
+    /// What the caller could be granted of what it asks for, leaving aside what its token was issued for. In a repository
+    /// that is not there it is nothing.
     ///
     /// # Errors
     /// Only if the store fails.
-    pub async fn grantable(&self, caller: &Caller, repository: &crate::Repository, wanted: Grants) -> Result<Grants> {
+    pub async fn grantable(&self, caller: &Caller, repositories: &Repositories, wanted: Grants) -> Result<Grants> {
         let (policy, caller) = (self.policy().await?, caller.without_grants());
-        let granted = wanted.images.into_iter().map(|Grant { image, rights }| {
-            let rights = rights & policy.rights(&caller, repository, &image);
-            Grant { image, rights }
+        let granted = wanted.images.into_iter().filter_map(|Grant { repository, image, rights }| {
+            let rights = rights & policy.rights(&caller, repositories.get(&repository)?, &image);
+            Some(Grant { repository, image, rights })
         });
         Ok(Grants { images: granted.filter(|grant| !grant.rights.is_empty()).collect(), catalog: wanted.catalog })
     }

@@ -66,14 +66,20 @@ impl TokenUse {
     }
 }
 
-/// Where a token is good: one repository, under the host and port that it was asked for at.
+/// Where a token is good: at an address of one repository or of all of them, and only under the host and port that it was
+/// asked for at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audience(String);
 
 impl Audience {
-    /// The audience of requests for a repository through a binding.
-    pub fn new(repository: &RepositoryKey, authority: &Authority) -> Self {
+    /// The audience of requests for a repository at an address that is bound to it.
+    pub fn of(repository: &RepositoryKey, authority: &Authority) -> Self {
         Self(format!("{repository}@{authority}"))
+    }
+
+    /// The audience of requests at an address of all repositories. No repository has an empty key.
+    pub fn of_all(authority: &Authority) -> Self {
+        Self(format!("@{authority}"))
     }
 }
 
@@ -103,7 +109,7 @@ struct Claims {
     through: Option<String>,
     #[serde(rename = "use")]
     token_use: TokenUse,
-    grants: Vec<(ImageName, String)>,
+    grants: Vec<(RepositoryKey, ImageName, String)>,
     catalog: bool,
     iat: u64,
     exp: u64,
@@ -203,7 +209,7 @@ impl Access {
             through: caller.access_token().map(str::to_owned),
             token_use,
             catalog: grants.catalog,
-            grants: grants.images.iter().map(|grant| (grant.image.clone(), grant.rights.to_string())).collect(),
+            grants: grants.images.iter().map(|grant| (grant.repository.clone(), grant.image.clone(), grant.rights.to_string())).collect(),
             iat: now_s,
             exp: now_s + token_use.life_s(),
             jti: format!("{:016x}", random_u64()?),
@@ -240,7 +246,8 @@ impl Access {
         if token_use == TokenUse::Refresh {
             return Ok(Some(caller));
         }
-        let images = claims.grants.into_iter().map(|(image, rights)| Some(Grant { image, rights: rights.parse().ok()? }));
+        let grant = |(repository, image, rights): (_, _, String)| Some(Grant { repository, image, rights: rights.parse().ok()? });
+        let images = claims.grants.into_iter().map(grant);
         Ok(images.collect::<Option<Vec<_>>>().map(|images| caller.limited_to(Grants { images, catalog: claims.catalog })))
     }
 

@@ -47,7 +47,7 @@ fn repository(key: &str) -> Repository {
 }
 
 fn audience(authority: &str) -> Audience {
-    Audience::new(&"local".parse().unwrap(), &authority.parse().unwrap())
+    Audience::of(&"local".parse().unwrap(), &authority.parse().unwrap())
 }
 
 impl Fixture {
@@ -95,7 +95,8 @@ impl Fixture {
 }
 
 fn grants(of: &str, rights: &str) -> Grants {
-    Grants { images: vec![Grant { image: image(of), rights: rights.parse().unwrap() }], catalog: false }
+    let repository = "local".parse().unwrap();
+    Grants { images: vec![Grant { repository, image: image(of), rights: rights.parse().unwrap() }], catalog: false }
 }
 
 #[tokio::test]
@@ -181,7 +182,7 @@ async fn a_signed_token_grants_what_it_was_issued_for_and_only_there() {
     let by = async |token_use, audience: Audience| fixture.access.caller_by_signed(&signed, token_use, &audience).await.unwrap();
     assert!(by(TokenUse::Access, audience("r.example:445")).await.is_none());
     assert!(by(TokenUse::Access, audience("evil.example:444")).await.is_none());
-    assert!(by(TokenUse::Access, Audience::new(&"other".parse().unwrap(), &"r.example:444".parse().unwrap())).await.is_none());
+    assert!(by(TokenUse::Access, Audience::of(&"other".parse().unwrap(), &"r.example:444".parse().unwrap())).await.is_none());
     assert!(by(TokenUse::Refresh, audience("r.example:444")).await.is_none());
     assert!(by(TokenUse::V1, audience("r.example:444")).await.is_none());
 }

@@ -22,7 +22,53 @@ fn both_prefixes_lead_to_the_repository() {
     for root in [ROOT, "/api/docker/docker-local/"] {
         let path = format!("{root}v2/");
         let Ok(Target::Docker(target)) = target(&path) else { panic!("{path}") };
-        assert_eq!((target.root, target.repository.as_str(), target.api), (root, "docker-local", Api::V2));
+        assert_eq!((target.root, target.place.label(), target.api), (root, "docker-local", Api::V2));
+    }
+}
+
+#[test]
+fn at_an_address_of_all_names_begin_with_a_repository() {
+    let at = |method: Method, tail: &str| {
+        let path = format!("/artifactory/api/docker/_all/{tail}");
+        match target(&path).map_err(|(_, refusal)| refusal)? {
+            Target::Docker(target) => {
+                assert_eq!(target.root, "/artifactory/api/docker/_all/");
+                Ok((target.place.clone(), target.route(&method)?))
+            }
+            target => panic!("{path} is {target:?}"),
+        }
+    };
+    let keyed = |key: &str, route| Ok((Place::Keyed(key.parse().unwrap()), Route::V2(route)));
+    let tags = |image: &str| V2::Tags { image: name(image) };
+    for (method, tail, expected) in [
+        (Method::GET, "v2", Ok((Place::All, Route::V2(V2::Base)))),
+        (Method::HEAD, "v2/", Ok((Place::All, Route::V2(V2::Base)))),
+        (Method::POST, "v2/token", Ok((Place::All, Route::V2(V2::Token)))),
+        (Method::GET, "v2/_catalog", Ok((Place::All, Route::V2(V2::Catalog)))),
+        (Method::GET, "v2/docker-local/team/app/tags/list", keyed("docker-local", tags("team/app"))),
+        (Method::GET, "v2/Docker.Local_2/app/tags/list", keyed("Docker.Local_2", tags("app"))),
+        // Keys and images may be called like anything else.
+        (Method::GET, "v2/token/token/tags/list", keyed("token", tags("token"))),
+        (Method::GET, "v2/v2/v2/tags/list", keyed("v2", tags("v2"))),
+        (Method::GET, "v2/jobs/v2/tags/list", keyed("jobs", tags("v2"))),
+        (Method::POST, "v2/a/blobs/uploads/blobs/uploads/", keyed("a", V2::StartUpload { image: name("blobs/uploads") })),
+        // What is asked of an address as a whole can't be asked of a repository.
+        (Method::GET, "v2/docker-local", Err(Refusal::NoImage)),
+        (Method::GET, "v2/docker-local/", Err(Refusal::NoImage)),
+        (Method::GET, "v2/docker-local/token", Err(Refusal::NoImage)),
+        (Method::GET, "v2/docker-local/_catalog", Err(Refusal::NoImage)),
+        (Method::GET, "v2/ubuntu/manifests/latest", Err(Refusal::NoImage)),
+        (Method::GET, "v2/promote", Err(Refusal::NoImage)),
+        (Method::POST, "v2/jobs/promote", Err(Refusal::NoImage)),
+        (Method::GET, "v2/-a/app/tags/list", Err(Refusal::InvalidName)),
+        (Method::GET, "v2/_all/app/tags/list", Err(Refusal::InvalidName)),
+        (Method::GET, "v2/docker-local/App/tags/list", Err(Refusal::InvalidName)),
+        (Method::PUT, "v2/_catalog", Err(Refusal::MethodNotAllowed)),
+        (Method::GET, "v1/_ping", Err(Refusal::OnlyV2)),
+        (Method::POST, "v1/promote", Err(Refusal::OnlyV2)),
+        (Method::GET, "v3/", Err(Refusal::NotFound)),
+    ] {
+        assert_eq!(at(method, tail), expected, "{tail}");
     }
 }
 

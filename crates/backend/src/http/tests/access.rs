@@ -33,7 +33,7 @@ impl Backend {
     }
 
     /// A token for V2 requests.
-    async fn bearer(&self, repository: &str, authorization: &str, scope: &str) -> String {
+    pub(super) async fn bearer(&self, repository: &str, authorization: &str, scope: &str) -> String {
         let reply = self.as_user(authorization, "GET", &format!("@{repository}/v2/token?service=x&scope={scope}"), b"").await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         format!("Bearer {}", reply.json()["token"].as_str().unwrap())

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::super::site::{Binding, Certificate, Endpoint, Limits, Server, Site, Target};
 use super::{
-    CIPHERS, CLAIMS, KEY_IN_HOST, KEY_IN_PATH, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix,
-    word,
+    CIPHERS, CLAIMS, KEY_IN_HOST, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix, word,
 };
+use crate::rewrite::ALL_REPOSITORIES;
 
 pub(super) fn text(site: &Site) -> String {
     let mut text = head(
@@ -212,7 +212,7 @@ fn rules(text: &mut String, site: &Site, binding: &Binding) {
             line!(text, 1, "RewriteRule ^ - [E=BERTH_KEY:${{berth_lower:%1}}]");
             registry(text, "%{ENV:BERTH_KEY}");
         }
-        Target::RepositoryFromPath => from_path(text, &backend),
+        Target::RepositoryFromPath => registry(text, ALL_REPOSITORIES),
         Target::Console => line!(text, 1, "RewriteRule \"^/((?:artifactory|api)/.*)$\" \"{backend}/$1\" [P,L]"),
         Target::Nothing => {}
     }
@@ -235,15 +235,4 @@ fn told(text: &mut String, site: &Site) {
         line!(text, 1, "RewriteCond %{{HTTP:X-Forwarded-Port}} \"^([1-9][0-9]{{0,4}})$\"");
         line!(text, 1, "RewriteRule ^ - [E=BERTH_PORT:%1]");
     }
-}
-
-/// The repository is the first element of the path, and has to be in the URLs of answers again.
-fn from_path(text: &mut String, backend: &str) {
-    line!(text, 1, "RewriteCond %{{HTTP:Authorization}} \"^$\"");
-    line!(text, 1, "RewriteRule \"^/v2/?$\" - [E=BERTH_PING:1,R=401,L]");
-    line!(text, 1, "RewriteRule \"^/v2/?$\" - [E=BERTH_PING:1,R=200,L]");
-    line!(text, 1, "Header always set WWW-Authenticate \"Basic realm=\\\"registry\\\"\" env=BERTH_PING");
-    line!(text, 1, "Header always set Docker-Distribution-Api-Version registry/2.0 env=BERTH_PING");
-    line!(text, 1, "RewriteRule \"^/v2/({KEY_IN_PATH})/(.+)$\" \"{backend}{PREFIX}/$1/v2/$2\" [E=BERTH_KEY:$1,P,L]");
-    line!(text, 1, "Header edit Location \"^(https?://[^/]+)?/v2/(.*)$\" \"$1/v2/%{{BERTH_KEY}}e/$2\" env=BERTH_KEY");
 }

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::super::site::{Binding, Certificate, Endpoint, Site, Target};
 use super::{
-    CIPHERS, CLAIMS, KEY_IN_HOST, KEY_IN_PATH, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix,
-    word,
+    CIPHERS, CLAIMS, KEY_IN_HOST, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix, word,
 };
+use crate::rewrite::ALL_REPOSITORIES;
 
 pub(super) fn text(site: &Site) -> String {
     let mut text = head(
@@ -181,6 +181,11 @@ fn passing(text: &mut String, site: &Site, binding: &Binding) {
         "proxy_http_version 1.1;",
         "proxy_request_buffering off;",
         "proxy_buffering off;",
+        // Half of the work: what is not buffered is still read in pieces of this size.
+        "proxy_buffer_size 64k;",
+        "proxy_buffers 4 64k;",
+        "proxy_busy_buffers_size 128k;",
+        "client_body_buffer_size 256k;",
         "gzip off;",
         "client_header_timeout 10s;",
         "large_client_header_buffers 4 32k;",
@@ -239,7 +244,7 @@ fn locations(text: &mut String, site: &Site, binding: &Binding) {
     match &binding.target {
         Target::Repository(key) => registry(text, key.as_str()),
         Target::RepositoryFromHost => registry(text, "$berth_key"),
-        Target::RepositoryFromPath => from_path(text, scheme),
+        Target::RepositoryFromPath => registry(text, ALL_REPOSITORIES),
         Target::Console => {
             line!(text, 1, "location ~ ^/(artifactory|api)/ {{");
             line!(text, 2, "proxy_pass {scheme}://berth$request_uri;");
@@ -254,23 +259,5 @@ fn locations(text: &mut String, site: &Site, binding: &Binding) {
     } else {
         line!(text, 2, "return 404;");
     }
-    line!(text, 1, "}}");
-}
-
-/// The repository is the first element of the path, and has to be in the URLs of answers again.
-fn from_path(text: &mut String, scheme: &str) {
-    line!(text, 1, "location ~ ^/v2/?$ {{");
-    line!(text, 2, "default_type application/json;");
-    line!(text, 2, "if ($http_authorization = \"\") {{");
-    line!(text, 3, "add_header WWW-Authenticate 'Basic realm=\"registry\"' always;");
-    line!(text, 3, "add_header Docker-Distribution-Api-Version registry/2.0 always;");
-    line!(text, 3, "return 401 '{{\"errors\":[{{\"code\":\"UNAUTHORIZED\",\"message\":\"authentication required\"}}]}}';");
-    line!(text, 2, "}}");
-    line!(text, 2, "add_header Docker-Distribution-Api-Version registry/2.0 always;");
-    line!(text, 2, "return 200 '{{}}';");
-    line!(text, 1, "}}");
-    line!(text, 1, "location ~ ^/v2/(?<berth_key>{KEY_IN_PATH})/(?<berth_rest>.+)$ {{");
-    line!(text, 2, "proxy_pass {scheme}://berth{PREFIX}/$berth_key/v2/$berth_rest$is_args$args;");
-    line!(text, 2, "proxy_redirect ~^(?<berth_origin>https?://[^/]+)?/v2/(?<berth_path>.*)$ $berth_origin/v2/$berth_key/$berth_path;");
     line!(text, 1, "}}");
 }
