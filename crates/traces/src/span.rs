@@ -21,6 +21,7 @@ pub struct Span {
     tracer: SdkTracer,
     method: &'static str,
     class: &'static str,
+    has_failed: bool,
 }
 
 impl Traces {
@@ -45,7 +46,7 @@ impl Span {
             inner.update_name(format!("{} {class}", if method == OTHER { "HTTP" } else { method }));
             inner.set_attribute(KeyValue::new("http.request.method", method));
         }
-        Self { inner, tracer, method, class }
+        Self { inner, tracer, method, class, has_failed: false }
     }
 
     /// A span within this one: the request is handed on.
@@ -75,8 +76,10 @@ impl Span {
 
     /// It went wrong, for this reason in one word. The first reason counts.
     pub fn failed(&mut self, reason: impl Into<Value>) {
-        self.set("error.type", reason);
-        self.inner.set_status(Status::error(""));
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.set("error.type", reason);
+            self.inner.set_status(Status::error(""));
+        }
     }
 
     /// The headers by which another service makes its spans part of this one.
@@ -107,5 +110,27 @@ fn word(method: &Method) -> &'static str {
         Method::CONNECT => "CONNECT",
         Method::TRACE => "TRACE",
         _ => OTHER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_of_a_failure_counts_and_what_a_client_did_wrong_is_none() {
+        let settings = crate::Settings { otlp: "http://127.0.0.1:1".to_owned().try_into().unwrap(), ratio: Default::default() };
+        let traces = Traces::open("test", settings, Default::default()).unwrap();
+        let reasons = |span: &Span| {
+            let data = span.inner.exported_data().unwrap();
+            let reasons = data.attributes.iter().filter(|attribute| attribute.key.as_str() == "error.type");
+            (data.status, reasons.map(|attribute| attribute.value.to_string()).collect::<Vec<_>>())
+        };
+        let mut span = traces.request(&Method::GET, "/v2/", None);
+        span.answered(499);
+        assert_eq!(reasons(&span), (Status::Unset, Vec::new()));
+        span.answered(503);
+        span.failed("body");
+        assert_eq!(reasons(&span), (Status::error(""), vec!["503".to_owned()]));
     }
 }
