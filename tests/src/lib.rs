@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: both real binaries behind real sockets, and clients that say exactly what they are told to.
 
 pub mod client;
+pub mod collector;
 pub mod engine;
 pub mod image;
 pub mod proxy;

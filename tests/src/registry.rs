@@ -159,10 +159,14 @@ impl Registry {
 
     /// Adds this to the gateway's configuration, and waits until the running gateway follows it.
     pub fn add_to_gateway(&self, text: &str) {
+        self.set_gateway(&(fs::read_to_string(self.path("gateway.toml")).unwrap() + text));
+    }
+
+    /// Makes this the gateway's configuration, and waits until the running gateway follows it.
+    pub fn set_gateway(&self, text: &str) {
         let log = || fs::read_to_string(self.path("berth-gateway.log")).unwrap().matches("configuration reloaded").count();
         let before = log();
-        let path = self.path("gateway.toml");
-        fs::write(&path, fs::read_to_string(&path).unwrap() + text).unwrap();
+        fs::write(self.path("gateway.toml"), text).unwrap();
         let begun = Instant::now();
         while log() == before {
             assert!(begun.elapsed() < START_MAX, "the gateway does not follow");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use berth_names::{AccountName, RepositoryKey};
+use berth_traces::Span;
 use http::Method;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -107,6 +108,24 @@ impl Event {
     /// From where, for the access log.
     pub(crate) fn client(&self) -> String {
         self.client.map_or_else(|| "-".to_owned(), |address| address.to_string())
+    }
+
+    /// Says the same of the request's span, but for who it was.
+    pub(crate) fn describe(&self, span: &mut Span) {
+        span.answered(self.status);
+        if !span.is_recorded() {
+            return;
+        }
+        let client = self.client.map(|address| address.to_string());
+        let said = [
+            ("url.path", Some(self.path.clone())),
+            ("client.address", client),
+            ("berth.repository", self.repository.clone()),
+            ("berth.request_id", Some(self.request_id.clone()).filter(|id| !id.is_empty())),
+        ];
+        for (name, value) in said.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            span.set(name, value);
+        }
     }
 
     fn is_worth_a_line(&self, pulls: bool) -> bool {

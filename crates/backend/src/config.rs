@@ -12,6 +12,7 @@ use berth_registry::CleanupTimes;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::server::Peer;
 use place::Place;
 
 /// The whole file.
@@ -31,6 +32,8 @@ pub(crate) struct Config {
     /// What is written down about who did what.
     #[serde(default)]
     pub(crate) audit: Audit,
+    /// Where traces go, if anywhere.
+    pub(crate) traces: Option<berth_traces::Settings>,
     /// When what deletions leave behind goes.
     #[serde(default)]
     pub(crate) cleanup: Cleanup,
@@ -190,6 +193,15 @@ impl Default for TrustedProxies {
 }
 
 impl TrustedProxies {
+    /// Whether what the peer says of a request that it hands on is believed. Whoever may open the Unix socket is.
+    pub(crate) fn trusts(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Unix => true,
+            Peer::Operator => false,
+            Peer::Tcp(address) => self.contains(address.ip()),
+        }
+    }
+
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(address))
     }
@@ -232,6 +244,11 @@ mod tests {
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
             (format!("{GOOD}[cleanup]\nprune_interval_s = 0\n"), "prune_interval_s must be 1 or more"),
+            (
+                format!("{GOOD}[traces]\noltp = \"http://127.0.0.1:4318\"\n"),
+                "backend.toml:8:1: unknown field `oltp`, expected `otlp` or `ratio`; did you mean `otlp`?",
+            ),
+            (format!("{GOOD}[traces]\notlp = \"127.0.0.1:4318\"\n"), "backend.toml:8:8: \"127.0.0.1:4318\" is no collector"),
         ] {
             let error = load(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");

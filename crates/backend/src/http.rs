@@ -29,6 +29,7 @@ use anyhow::Context as _;
 use berth_registry::access::{Access, PasswordPolicy};
 use berth_registry::{Body, Clock, Registry};
 use berth_storage::rocksdb::{Backups, Stores};
+use berth_traces::{Span, Traces};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -54,6 +55,7 @@ pub(crate) struct Service {
     trusted_proxies: Arc<TrustedProxies>,
     hide_unauthorized: bool,
     backups: Backups,
+    traces: Option<Arc<Traces>>,
 }
 
 /// An answer, and what the logs say about who got it.
@@ -74,7 +76,12 @@ impl Service {
             Audit::open(&directory, &config.audit).with_context(|| format!("can't write the audit log in {}", directory.display()))?;
         let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies.clone()));
         let backups = stores.backups.clone();
-        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups }, writer))
+        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups, traces: None }, writer))
+    }
+
+    /// The same service, which has its requests traced, if there is somewhere to send that.
+    pub(crate) fn traced(self, traces: Option<Arc<Traces>>) -> Self {
+        Self { traces, ..self }
     }
 
     pub(crate) fn access(&self) -> &Access {
@@ -104,6 +111,7 @@ impl Service {
         let request_id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let reads_only = matches!(method, Method::GET | Method::HEAD);
         let audit = self.audit.clone();
+        let span = self.trace(&head);
         let work = self.dispatch(head, body);
         let Answered { answer, mut event } = if reads_only {
             work.await
@@ -121,8 +129,23 @@ impl Service {
             target: "access", %method, path, status, user = event.user(), client = event.client(),
             elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), request_id,
         );
+        let answer = match span {
+            Some(mut span) => {
+                event.describe(&mut span);
+                answer.map(|body| ResponseBody::Traced(Box::new((body, span))))
+            }
+            None => answer,
+        };
         audit.record(event).await;
         answer
+    }
+
+    /// The span of a request: part of the gateway's, if the peer is one whose word counts.
+    fn trace(&self, head: &Head) -> Option<Span> {
+        let path = head.uri.path();
+        // Whoever looks whether we are well asks every few seconds, for no client.
+        let traces = self.traces.as_ref().filter(|_| !route::is_health(path))?;
+        Some(traces.request(&head.method, path, self.trusted_proxies.trusts(head.peer).then_some(&head.headers)))
     }
 
     async fn dispatch(self, head: Head, body: Body) -> Answered {

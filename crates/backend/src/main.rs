@@ -13,6 +13,7 @@ mod server;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,7 @@ use berth_registry::access::{Access, random_password};
 use berth_registry::v1::migration::Verified;
 use berth_registry::{Clock, Registry, Repository};
 use berth_storage::rocksdb::{self, Stores};
+use berth_traces::Traces;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +39,12 @@ const UPLOAD_AGE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// How often that is looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// What traces say that they are from.
+const SERVICE: &str = "berth-backend";
+
+/// How long the end may wait for traces to be sent.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// Problems that `check` prints before it only counts them.
 const PROBLEMS_SHOWN_MAX: usize = 100;
@@ -217,6 +225,8 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let opened = open(&config)?;
     let (service, audit_writer) = http::Service::open(&config, &opened)?;
     let (stores, registry) = opened;
+    let traces = config.traces.clone().map(|settings| Traces::open(SERVICE, settings, Arc::default())).transpose()?.map(Arc::new);
+    let service = service.traced(traces.clone());
     create_admin(service.access(), admin_password_file).await?;
     adopt_repositories(&config, &registry).await?;
     registry.prepare_signing().await?;
@@ -245,6 +255,9 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     }
     // Everything that was to be written to the audit log is.
     let _ = tokio::task::spawn_blocking(move || audit_writer.join()).await;
+    if let Some(traces) = traces {
+        let _ = tokio::task::spawn_blocking(move || traces.flush(FLUSH_MAX)).await;
+    }
     // Dropping the stores waits for queued commits and syncs the log.
     drop(stores);
     tracing::info!("stopped");

@@ -9,14 +9,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use berth_gateway::access::{AccessLog, Entry, Format, Settings};
+use berth_gateway::access::{self, AccessLog, Entry, Format};
 use berth_gateway::metrics::{Api, Metrics, Sample};
+use berth_traces::{Settings, Traces};
 use http::{Method, Version};
 
 /// Requests that each thread notes.
 const REQUESTS: u32 = 1_000_000;
 
-fn main() -> std::io::Result<()> {
+/// Where no collector is.
+const COLLECTOR: &str = "http://127.0.0.1:1";
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let all = thread::available_parallelism().map_or(1, NonZero::get);
     let metrics = Arc::new(Metrics::default());
     let binding = metrics.binding("0.0.0.0:443/registry.company.com");
@@ -38,15 +42,24 @@ fn main() -> std::io::Result<()> {
     }
     for (name, format) in [("off", Format::Off), ("json", Format::Json), ("combined", Format::Combined), ("text", Format::Text)] {
         for threads in [1, all] {
-            let settings = Settings { format, path: Some("/dev/null".into()) };
+            let settings = access::Settings { format, path: Some("/dev/null".into()) };
             let log = AccessLog::open(settings, metrics.access_log_dropped())?;
             let nanoseconds = measure(threads, || log.log(black_box(&entry())));
             println!("access log {name:<8} {threads} threads  {nanoseconds:>6.0} ns");
         }
     }
+    for ratio in [0.0, 1.0] {
+        // Nobody is there: spans are made, queued or lost, and that is all a request has to do with it.
+        let settings = Settings { otlp: COLLECTOR.to_owned().try_into()?, ratio: ratio.try_into()? };
+        let traces = Traces::open("observe_cost", settings, metrics.spans_dropped())?;
+        for threads in [1, all] {
+            let nanoseconds = measure(threads, || trace(black_box(&traces)));
+            println!("traces ratio {ratio:<6} {threads} threads  {nanoseconds:>6.0} ns");
+        }
+    }
     println!("lines dropped, because nobody is as fast as this: {}", metrics.access_log_dropped().get());
     let begun = Instant::now();
-    let text = metrics.encode().map_err(std::io::Error::other)?;
+    let text = metrics.encode()?;
     println!("a scrape: {} bytes in {:?}, memory {}", text.len(), begun.elapsed(), memory(Path::new("/proc/self/status"))?);
     Ok(())
 }
@@ -60,6 +73,21 @@ fn measure(threads: usize, work: impl Fn() + Sync) -> f64 {
         }
     });
     begun.elapsed().as_nanos() as f64 / f64::from(REQUESTS)
+}
+
+/// What a request that is passed on has to do for its two spans.
+fn trace(traces: &Traces) {
+    let mut server = traces.request(&Method::GET, "/v2/team/app/blobs/sha256:e3b0c442", None);
+    let mut attempt = server.child();
+    black_box(attempt.headers().count());
+    attempt.answered(200);
+    drop(attempt);
+    if server.is_recorded() {
+        server.answered(200);
+        for name in ["url.path", "server.address", "client.address", "berth.request_id", "berth.binding", "berth.repository"] {
+            server.set(name, "0123456789abcdef0123456789abcdef".to_owned());
+        }
+    }
 }
 
 fn entry<'a>() -> Entry<'a> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tracing::info;
 
 pub use line::Entry;
+pub(crate) use line::path_of;
 use writer::Queue;
 
 use crate::metrics::Counter;

@@ -50,6 +50,8 @@ pub struct Config {
     pub access_log: access::Settings,
     /// Where metrics and health are served. A reload does not change it.
     pub metrics: Option<SocketAddr>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<berth_traces::Settings>,
     /// Whether probes of `berth-gateway doctor` are answered.
     pub answers_probes: bool,
     /// Where bindings get their certificates, if by ACME.
@@ -122,6 +124,7 @@ impl Config {
                 servers,
                 access_log,
                 metrics,
+                traces: file.traces,
                 answers_probes: file.doctor.enabled,
                 acme,
                 listeners,

@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
 use crate::refusal::Refusal;
 
-/// Most header fields of a request. The backend's parser takes 100, and the proxy adds six.
+/// Most header fields of a request. The backend's parser takes 100, and the proxy adds eight at most.
 pub const HEADER_FIELDS_MAX: usize = 90;
 
 /// Longest head of a request, in bytes: request line and header fields. Tokens and cookies stay far below.

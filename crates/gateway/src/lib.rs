@@ -28,6 +28,7 @@ mod proxy_protocol;
 mod request_id;
 mod stream;
 pub mod tls;
+mod traces;
 pub mod upstream;
 pub mod workers;
 

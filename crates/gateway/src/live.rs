@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use anyhow::Context as _;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_names::Network;
 
@@ -44,7 +43,7 @@ impl Live {
             trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
             pool: ArcSwap::from_pointee(Pool::new(&config.servers)?),
             certificates: ArcSwap::from_pointee(overview::certificates(&config.listeners)),
-            observe: Arc::new(Observe::open(config.access_log.clone()).context("cannot open the access log")?),
+            observe: Arc::new(Observe::open(config)?),
             acme: ArcSwapOption::new(acme(config, None)?),
             answers_probes: AtomicBool::new(config.answers_probes),
             registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
@@ -58,7 +57,7 @@ impl Live {
     /// If its backends make no pool, or the ACME state can't be used; then nothing has changed.
     pub fn replace(&self, config: &Config) -> anyhow::Result<()> {
         let pool = self.pool.load().replaced_by(&config.servers)?;
-        self.observe.reload(config.access_log.clone()).context("cannot open the access log")?;
+        self.observe.reload(config)?;
         self.certificates.store(overview::certificates(&config.listeners).into());
         self.acme.store(acme(config, self.acme.load_full())?);
         self.answers_probes.store(config.answers_probes, Ordering::Relaxed);

@@ -85,7 +85,7 @@ pub struct Metrics {
     refusals: Mutex<BTreeMap<&'static str, Arc<Counter>>>,
     limits: Mutex<BTreeMap<&'static str, Arc<Counter>>>,
     access_log_dropped: Arc<Counter>,
-    spans_dropped: Arc<Counter>,
+    spans_dropped: Arc<AtomicU64>,
     reloads: Counter,
     failed_reloads: Counter,
     /// Seconds since 1970; 0 before the first configuration was applied.
@@ -139,7 +139,7 @@ impl Metrics {
     }
 
     /// The counter of trace spans that were lost.
-    pub fn spans_dropped(&self) -> Arc<Counter> {
+    pub fn spans_dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.spans_dropped)
     }
 

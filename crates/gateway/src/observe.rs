@@ -1,22 +1,29 @@
-//! What is noted of a request while it passes, and where it goes at its end: metrics and access log.
+//! What is noted of a request while it passes, and where it goes at its end: metrics, access log and traces.
 //!
 //! The proxy calls [`Observed::admitted`], [`Observed::answered`], [`Observed::backend_answered`] and
 //! [`Observed::refused`] as it goes, and [`Observe::finish`] once, at the end.
 
-use std::io;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
+use anyhow::Context as _;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_names::RepositoryKey;
+use berth_traces::Traces;
 use http::header::{AsHeaderName, HOST, REFERER, USER_AGENT};
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
 use crate::access::{self, AccessLog, Entry};
 use crate::bindings::Bound;
+use crate::config::Config;
 use crate::metrics::{Api, BindingMetrics, CLIENT_GONE, InFlight, Metrics, Sample};
 use crate::proxy::Request;
 use crate::refusal::Refusal;
+use crate::traces::Spans;
+
+/// What traces say that they are from.
+const SERVICE: &str = "berth-gateway";
 
 /// Where everything that is noted goes. One for the whole process; it outlives every configuration.
 #[derive(Debug)]
@@ -24,41 +31,57 @@ pub struct Observe {
     /// The counters.
     pub metrics: Arc<Metrics>,
     access_log: ArcSwap<AccessLog>,
+    traces: ArcSwapOption<Traces>,
 }
 
 impl Observe {
-    /// Opens the access log.
+    /// Opens the access log and the way to the collector.
     ///
     /// # Errors
-    /// If it can't be opened.
-    pub fn open(access_log: access::Settings) -> io::Result<Self> {
+    /// If one of them can't be opened.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::<Metrics>::default();
-        let access_log = AccessLog::open(access_log, metrics.access_log_dropped())?;
-        Ok(Self { metrics, access_log: ArcSwap::from_pointee(access_log) })
+        let access_log = open_log(config.access_log.clone(), &metrics)?;
+        let traces = config.traces.clone().map(|settings| open_traces(settings, &metrics)).transpose()?;
+        Ok(Self { metrics, access_log: ArcSwap::from_pointee(access_log), traces: ArcSwapOption::new(traces.map(Arc::new)) })
     }
 
-    /// Applies changed settings, which may have an unchanged path that was moved away. If the file can't be opened, nothing
-    /// changes.
+    /// Applies changed settings, and opens the access log anew if they are unchanged: its file may have been moved away. What
+    /// was noted for earlier settings still goes where they say. If something can't be opened, nothing changes.
     ///
     /// # Errors
-    /// If the access log can't be opened.
-    pub fn reload(&self, access_log: access::Settings) -> io::Result<()> {
-        let current = self.access_log.load();
-        if *current.settings() == access_log {
-            current.reopen();
-        } else {
-            self.access_log.store(Arc::new(AccessLog::open(access_log, self.metrics.access_log_dropped())?));
+    /// If the access log or the way to the collector can't be opened.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        let (log, traces) = (self.access_log.load(), self.traces.load());
+        let new_log = (*log.settings() != config.access_log).then(|| open_log(config.access_log.clone(), &self.metrics)).transpose()?;
+        if traces.as_ref().map(|traces| traces.settings()) != config.traces.as_ref() {
+            let traces = config.traces.clone().map(|settings| open_traces(settings, &self.metrics)).transpose()?;
+            self.traces.store(traces.map(Arc::new));
+        }
+        match new_log {
+            Some(new) => self.access_log.store(Arc::new(new)),
+            None => log.reopen(),
         }
         Ok(())
     }
 
-    /// The access log in use.
-    pub fn access_log(&self) -> Arc<AccessLog> {
-        self.access_log.load_full()
+    /// Waits until everything is written and sent, `limit` at most for each. It blocks, and is for the end of the process.
+    pub fn flush(&self, limit: Duration) {
+        self.access_log.load().flush(limit);
+        if let Some(traces) = &*self.traces.load() {
+            traces.flush(limit);
+        }
+    }
+
+    /// The spans of a request that has arrived, if there is somewhere to send them.
+    pub(crate) fn trace(&self, head: &RequestHeader, is_trusted: bool) -> Option<Box<Spans>> {
+        let traces = self.traces.load();
+        Some(Box::new(Spans::begin(traces.as_ref()?, head, &access::path_of(head.raw_path()), is_trusted)))
     }
 
     /// Notes the end of a request.
-    pub(crate) fn finish(&self, session: &Session, request: &Request) {
+    pub(crate) fn finish(&self, session: &Session, request: &mut Request) {
+        let spans = request.spans.take();
         let head = session.req_header();
         let observed = &request.observed;
         let is_console = request.binding.as_ref().is_some_and(|binding| matches!(binding.bound, Bound::Console(_)));
@@ -81,7 +104,7 @@ impl Observe {
         if let Some(refusal) = observed.refusal {
             self.metrics.refused(refusal);
         }
-        self.access_log.load().log(&Entry {
+        let entry = Entry {
             time: SystemTime::now(),
             client: request.client.or(request.connection.as_ref().map(|connection| connection.peer)),
             method: head.method.as_str(),
@@ -101,8 +124,20 @@ impl Observe {
             backend: observed.backend.as_deref(),
             tls: request.connection.as_ref().and_then(|connection| connection.tls),
             refusal: observed.refusal.map(Refusal::word),
-        });
+        };
+        self.access_log.load().log(&entry);
+        if let Some(spans) = spans {
+            spans.finish(&entry);
+        }
     }
+}
+
+fn open_log(settings: access::Settings, metrics: &Metrics) -> anyhow::Result<AccessLog> {
+    AccessLog::open(settings, metrics.access_log_dropped()).context("cannot open the access log")
+}
+
+fn open_traces(settings: berth_traces::Settings, metrics: &Metrics) -> anyhow::Result<Traces> {
+    Ok(Traces::open(SERVICE, settings, metrics.spans_dropped())?)
 }
 
 fn header(session: &Session, name: impl AsHeaderName) -> &[u8] {

@@ -35,6 +35,7 @@ use crate::own::Own;
 use crate::probe::{Facts, Probes};
 use crate::refusal::{Api, Refusal};
 use crate::rewrite::{Action, Arrival, Meaning};
+use crate::traces::{self, Spans};
 use crate::upstream::{Attempts, Broken};
 use crate::{head, probe, request_id, rewrite};
 
@@ -87,6 +88,8 @@ pub struct Request {
     pub(crate) observed: Observed,
     /// The backends it was sent to.
     pub(crate) attempts: Attempts,
+    /// Present if it is traced.
+    pub(crate) spans: Option<Box<Spans>>,
     /// How much of its body has come.
     pace: Pace,
     _admission: Admission,
@@ -103,6 +106,7 @@ impl Request {
             upstream: None,
             observed: Observed::default(),
             attempts: Attempts::default(),
+            spans: None,
             pace: Pace::default(),
             _admission: Admission::default(),
         }
@@ -169,12 +173,18 @@ impl ProxyHttp for Gateway {
         let peer = request.attempts.next(&self.live.pool());
         if let Some(address) = request.attempts.address() {
             request.observed.sent(address.to_string().into());
+            if let Some(spans) = request.spans.as_mut().filter(|_| peer.is_ok()) {
+                spans.attempt(address);
+            }
         }
         peer
     }
 
     fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, request: &mut Request, mut error: Box<Error>) -> Box<Error> {
         request.attempts.connect_failed(&mut error, !session.retry_buffer_truncated());
+        if let Some(spans) = &mut request.spans {
+            spans.attempt_failed(&error);
+        }
         error
     }
 
@@ -193,6 +203,9 @@ impl ProxyHttp for Gateway {
         let client = client.unwrap_or_else(|| connection.peer_header.clone());
         head.insert_header(X_FORWARDED_FOR, client.clone())?;
         head.insert_header(X_REAL_IP, client)?;
+        if let Some(spans) = &request.spans {
+            spans.inject(head)?;
+        }
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
@@ -202,6 +215,9 @@ impl ProxyHttp for Gateway {
         }
         request.attempts.answered();
         request.observed.backend_answered();
+        if let Some(spans) = &mut request.spans {
+            spans.attempt_answered(head.status.as_u16());
+        }
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
@@ -216,6 +232,9 @@ impl ProxyHttp for Gateway {
     ) -> Box<Error> {
         let is_safe = session.req_header().method.is_safe();
         request.attempts.broke(&mut error, Broken { was_reused, is_safe, is_kept: !session.retry_buffer_truncated() });
+        if let Some(spans) = &mut request.spans {
+            spans.attempt_failed(&error);
+        }
         error
     }
 
@@ -278,11 +297,15 @@ impl Gateway {
         let connection = request.connection.clone().ok_or(Refusal::Internal)?;
         let listener = connection.slot.listener();
         request.observed.admitted(&connection.slot.metrics().any_host);
+        let is_trusted = self.live.trusts(connection.peer);
+        request.spans = self.live.observe.trace(session.req_header(), is_trusted);
         let raw_head = session.to_h1_raw();
         set_limits(session, &listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()));
         let target = head::check(&raw_head)?;
         let head = session.req_header_mut();
-        let is_trusted = self.live.trusts(connection.peer);
+        if !is_trusted {
+            traces::drop_claims(head);
+        }
         if let Some(id) = request_id::given(head.headers.get(X_REQUEST_ID), is_trusted) {
             request.id = id;
         }

@@ -47,7 +47,7 @@ use crate::workers::Workers;
 /// day is the bound after which a transfer is no longer believed to end.
 pub const SUCCEEDED_DRAIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the end may wait for access lines to be written.
+/// How long the end may wait for access lines to be written, and for traces to be sent.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// How often certificates are looked at, and how long before their end it is worth a warning.
@@ -139,7 +139,7 @@ impl Bound {
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
         // Whatever they still did has been waited for, as long as it may be.
         drop(workers);
-        observe.access_log().flush(FLUSH_MAX);
+        observe.flush(FLUSH_MAX);
         Ok(())
     }
 }

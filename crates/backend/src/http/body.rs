@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use berth_registry::{Body, Interrupted};
 use berth_storage::BlobStream;
+use berth_traces::Span;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
@@ -38,6 +39,8 @@ pub(crate) enum ResponseBody {
     },
     /// Told while it happens.
     Live(BoxStream<'static, Bytes>),
+    /// Any of these, with the span that ends when it has been sent.
+    Traced(Box<(Self, Span)>),
 }
 
 impl ResponseBody {
@@ -67,11 +70,24 @@ impl http_body::Body for ResponseBody {
                 None => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
             }),
             Self::Live(pieces) => pieces.as_mut().poll_next(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Traced(traced) => {
+                let (body, span) = &mut **traced;
+                let frame = Pin::new(body).poll_frame(context);
+                if matches!(frame, Poll::Ready(Some(Err(_)))) {
+                    span.failed("body");
+                }
+                frame
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None) | Self::Stream { left: 0, .. })
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream { left, .. } => *left == 0,
+            Self::Live(_) => false,
+            Self::Traced(traced) => traced.0.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -79,6 +95,7 @@ impl http_body::Body for ResponseBody {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream { left, .. } => SizeHint::with_exact(*left),
             Self::Live(_) => SizeHint::default(),
+            Self::Traced(traced) => traced.0.size_hint(),
         }
     }
 }

@@ -34,12 +34,7 @@ impl ClientView {
     /// Works out the client's view of a request that came from `peer` under the path `root`.
     pub(crate) fn new(peer: Peer, trusted: &TrustedProxies, headers: &HeaderMap, root: &str) -> Result<Self, InvalidHost> {
         let authority: Authority = single(headers, HOST).ok_or(InvalidHost)?.parse().map_err(|_| InvalidHost)?;
-        let trusts = match peer {
-            Peer::Unix => true,
-            Peer::Operator => false,
-            Peer::Tcp(address) => trusted.contains(address.ip()),
-        };
-        if !trusts || !FORWARDING.iter().any(|name| headers.contains_key(*name)) {
+        if !trusted.trusts(peer) || !FORWARDING.iter().any(|name| headers.contains_key(*name)) {
             return Ok(Self { origin: Origin::new(Scheme::Http, authority), root: root.to_owned(), address: peer.ip() });
         }
         let scheme = scheme(headers);

@@ -174,7 +174,7 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let unsafe_path = path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'%' | b'\\' | b'?' | b'#'))
         || path.split('/').skip(1).any(|segment| segment == "." || segment == "..")
         || path.contains("//");
-    if path == "/healthz" || path.starts_with("/healthz/") {
+    if is_health(path) {
         return Ok(Target::Health(path));
     }
     if let Some(rest) = path.strip_prefix(TREE).filter(|rest| !rest.is_empty() && *rest != "api" && !rest.starts_with("api/")) {
@@ -228,6 +228,11 @@ fn among_all(api: Api, rest: &str) -> Result<(Place, &str), Refusal> {
 /// Whether a path behind `v2/` names no image.
 fn is_nameless(rest: &str) -> bool {
     matches!(rest, "" | "token" | "_catalog")
+}
+
+/// Whether the path asks whether we are well.
+pub(crate) fn is_health(path: &str) -> bool {
+    path == "/healthz" || path.starts_with("/healthz/")
 }
 
 /// Whether the path behind `docker/` is about what is done to a repository rather than what docker asks of it.

@@ -70,8 +70,9 @@ impl Entry<'_> {
         }
     }
 
-    fn path(&self) -> Cow<'_, str> {
-        text_of(target::path(self.target))
+    /// The path of its target, as far as it may be written down.
+    pub(crate) fn path(&self) -> Cow<'_, str> {
+        path_of(self.target)
     }
 }
 
@@ -81,6 +82,11 @@ fn milliseconds(duration: Duration) -> f64 {
 
 fn cut(field: &[u8]) -> &[u8] {
     &field[..field.len().min(FIELD_BYTES_MAX)]
+}
+
+/// The path of a target, as far as it may be written down.
+pub(crate) fn path_of(target: &[u8]) -> Cow<'_, str> {
+    text_of(target::path(target))
 }
 
 fn text_of(field: &[u8]) -> Cow<'_, str> {

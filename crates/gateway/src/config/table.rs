@@ -30,6 +30,8 @@ pub(super) struct File {
     pub access_log: AccessLogTable,
     /// Where metrics and health are served.
     pub metrics: Option<MetricsTable>,
+    /// Where traces go.
+    pub traces: Option<berth_traces::Settings>,
     /// Whether probes of `berth-gateway doctor` are answered.
     #[serde(default)]
     pub doctor: DoctorTable,

@@ -119,6 +119,25 @@ fn the_backend_has_one_address() {
 }
 
 #[test]
+fn traces_go_to_a_collector_or_nowhere() {
+    let traces =
+        |table: &str| Config::parse(&format!("{UPSTREAM}{table}{}", plain("127.0.0.1:1")), Path::new("")).map(|config| config.traces);
+    assert_eq!(traces("").unwrap(), None);
+    let settings = traces("[traces]\notlp = \"http://127.0.0.1:4318/\"\nratio = 0.5\n").unwrap().unwrap();
+    assert_eq!((settings.otlp.to_string(), f64::from(settings.ratio)), ("http://127.0.0.1:4318".to_owned(), 0.5));
+    for (table, line, column, says) in [
+        ("[traces]\n", 3, 1, "missing field `otlp`"),
+        ("[traces]\noltp = \"http://a\"\n", 4, 1, "did you mean `otlp`?"),
+        ("[traces]\notlp = \"a:4318\"\n", 4, 8, "for instance \"http://127.0.0.1:4318\""),
+        ("[traces]\notlp = \"https://a\"\n", 4, 8, "write http://"),
+        ("[traces]\notlp = \"http://a\"\nratio = 2\n", 5, 9, "write a number from 0 to 1"),
+    ] {
+        let [problem] = &traces(table).unwrap_err()[..] else { panic!("one problem: {table}") };
+        assert!((problem.line, problem.column) == (line, column) && problem.message.contains(says), "{table}: {problem:?}");
+    }
+}
+
+#[test]
 fn contradictions_between_bindings_are_found() {
     for (bindings, expected) in [
         (String::new(), "1:1: nothing is bound"),

@@ -98,8 +98,8 @@ impl Metrics {
             .encode_gauge(&self.last_reload_s.load(Ordering::Relaxed))?;
         let mut dropped = families.counter("access_log_dropped", "Access lines lost: the log could not keep up, or not be written")?;
         encode_counter(&mut dropped, self.access_log_dropped.get())?;
-        let mut dropped = families.counter("trace_spans_dropped", "Trace spans lost: the collector could not be reached")?;
-        encode_counter(&mut dropped, self.spans_dropped.get())?;
+        let mut dropped = families.counter("trace_spans_dropped", "Trace spans lost: the collector could not be reached or keep up")?;
+        encode_counter(&mut dropped, self.spans_dropped.load(Ordering::Relaxed))?;
         let mut build = families.gauge("build_info", "The version that runs; always 1")?;
         put_gauge(&mut build, [("version", env!("CARGO_PKG_VERSION"))], 1)
     }

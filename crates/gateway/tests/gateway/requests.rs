@@ -44,6 +44,7 @@ async fn what_a_client_claims_about_its_way_is_dropped() {
     let claims = "X-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 7.7.7.7\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 1\r\n\
         X-Forwarded-Prefix: /evil\r\nX-Forwarded-Server: evil\r\nX-Real-IP: 6.6.6.6\r\nX-Request-Id: evil\r\nForwarded: host=evil\r\n\
         X-Artifactory-Override-Base-Url: http://evil\r\nX-JFrog-Override-Base-Url: http://evil\r\nConnection: upgrade\r\nUpgrade: evil\r\n\
+        traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nTracestate: evil=1\r\nBaggage: evil=1\r\nBaggage: evil=2\r\n\
         Authorization: Basic YTpi\r\nUser-Agent: docker/1.12\r\n";
     let answer = Client::connect(port).await.ask(format!("GET /v1/_ping HTTP/1.1\r\nHost: r.example\r\n{claims}\r\n")).await;
     assert_eq!(answer.status, 200);
@@ -53,6 +54,7 @@ async fn what_a_client_claims_about_its_way_is_dropped() {
         answer.text()
     );
     assert_eq!(answer.seen("upgrade"), None);
+    assert_eq!(answer.seen("traceparent"), None);
     assert_eq!(answer.seen("x-forwarded-proto"), Some("http"));
     assert_eq!(answer.seen("authorization"), Some("Basic YTpi"));
     assert_eq!(answer.seen("user-agent"), Some("docker/1.12"));
