@@ -138,6 +138,8 @@ pub struct Bindings {
     /// The first one: its certificate goes to clients that name no server, or one that has no binding. Such a client
     /// complains about the wrong name, which says more than a failed handshake.
     first: Option<Arc<Binding>>,
+    /// Most connections that all bindings together let one client have, if each has a limit.
+    connections_per_client: Option<u32>,
 }
 
 /// The listener has a binding of this server name, or one without, already.
@@ -151,6 +153,9 @@ impl Bindings {
     /// [`AlreadyBound`] if that is bound.
     pub fn bind(&mut self, server_name: Option<&ServerName>, binding: Binding) -> Result<(), AlreadyBound> {
         let binding = Arc::new(binding);
+        let before = if self.first.is_none() { Some(0) } else { self.connections_per_client };
+        let more = binding.limits.connections_per_client;
+        self.connections_per_client = before.zip(more).map(|(before, more)| before.saturating_add(more));
         self.first.get_or_insert_with(|| Arc::clone(&binding));
         let previous = match server_name {
             Some(ServerName::Host(host)) => self.by_host.insert(host.host().into(), binding),
@@ -170,6 +175,11 @@ impl Bindings {
     /// has told what it is for.
     pub fn for_handshake(&self, server_name: Option<&str>) -> Option<&Arc<Binding>> {
         server_name.and_then(|name| self.find(name)).or(self.any_host.as_ref()).or(self.first.as_ref())
+    }
+
+    /// Most connections that one client could have here, whatever they were for, if there is such a limit.
+    pub(crate) fn connections_per_client(&self) -> Option<u32> {
+        self.connections_per_client
     }
 
     /// All of them, in no order.

@@ -15,8 +15,10 @@ pub mod rewrite;
 
 pub mod access;
 pub mod admin;
+mod admission;
 mod buffer;
 pub mod connection;
+mod handshake;
 pub mod listener;
 pub mod live;
 pub mod metrics;
@@ -26,6 +28,7 @@ pub mod probe;
 pub mod proxy;
 mod proxy_protocol;
 mod request_id;
+pub mod slot;
 mod stream;
 pub mod tls;
 mod traces;

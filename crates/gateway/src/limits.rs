@@ -7,13 +7,13 @@
 //! - An IPv6 client is its /64: that is what one customer of a provider gets.
 
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pingora_limits::inflight::{Guard, Inflight};
 use pingora_limits::rate::Rate;
 
-use crate::bindings::Binding;
+use crate::bindings::{Binding, Listener};
 use crate::head::{HEAD_BYTES_MAX, HEADER_FIELDS_MAX};
 
 /// The limits of a binding. `None` is no limit.
@@ -92,6 +92,7 @@ pub struct Meter {
     connections: Rate,
     requests_in_flight: Inflight,
     connections_open: Inflight,
+    connections_waiting: Inflight,
 }
 
 /// Keeps what was admitted counted as under way until it is dropped.
@@ -118,6 +119,7 @@ impl Default for Meter {
             connections: Rate::new_with_estimator_config(SECOND, SKETCH_ROWS, SKETCH_CELLS),
             requests_in_flight: Inflight::new(),
             connections_open: Inflight::new(),
+            connections_waiting: Inflight::new(),
         }
     }
 }
@@ -150,6 +152,18 @@ impl Meter {
         let of_all = under(&self.connections_open, all, *connections).map_err(|()| Exceeded::Binding)?;
         Ok(Admission([of_one, of_all]))
     }
+
+    /// Counts a connection of `client` that has not said yet which binding of `listener` it is for, if any of them could
+    /// let it be served.
+    ///
+    /// # Errors
+    /// [`Exceeded`] if none could.
+    pub fn waiting(&self, listener: &Listener, client: IpAddr) -> Result<Admission, Exceeded> {
+        let limit = listener.bindings.connections_per_client();
+        let key = Key { of: Of::Listener(listener.address), client: Some(client) };
+        let of_one = under(&self.connections_waiting, key, limit).map_err(|()| Exceeded::Client)?;
+        Ok(Admission([of_one, None]))
+    }
 }
 
 impl std::fmt::Debug for Meter {
@@ -174,23 +188,31 @@ fn under(inflight: &Inflight, key: Key<'_>, limit: Option<u32>) -> Result<Option
 /// Whose events are counted.
 #[derive(Clone, Copy)]
 struct Key<'a> {
-    binding: &'a str,
+    of: Of<'a>,
     client: Option<IpAddr>,
+}
+
+/// What is used.
+#[derive(Clone, Copy, Hash)]
+enum Of<'a> {
+    /// By its label.
+    Binding(&'a str),
+    Listener(SocketAddr),
 }
 
 impl<'a> Key<'a> {
     fn all(binding: &'a Binding) -> Self {
-        Self { binding: &binding.label, client: None }
+        Self { of: Of::Binding(&binding.label), client: None }
     }
 
     fn one(binding: &'a Binding, client: IpAddr) -> Self {
-        Self { binding: &binding.label, client: Some(client) }
+        Self { of: Of::Binding(&binding.label), client: Some(client) }
     }
 }
 
 impl Hash for Key<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.binding.hash(state);
+        self.of.hash(state);
         match self.client {
             None => 0_u8.hash(state),
             Some(IpAddr::V4(address)) => address.to_bits().hash(state),

@@ -26,9 +26,10 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::bindings::Listener;
-use crate::connection::{self, Slot};
+use crate::connection;
 use crate::live::Live;
 use crate::proxy::Gateway;
+use crate::slot::Slot;
 use crate::workers::Workers;
 
 /// Most open client connections. Each needs two descriptors (one to the backend) and about 0.4 MB while it moves data.

@@ -2,17 +2,15 @@
 
 use berth_names::Origin;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use crate::bindings::{Binding, Bound};
 use crate::refusal::Refusal;
+use crate::request_id::X_REQUEST_ID;
 use crate::trust;
-
-const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An answer, whole.
 #[derive(Debug)]

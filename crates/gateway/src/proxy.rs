@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use berth_names::Origin;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER, UPGRADE};
-use http::{HeaderName, HeaderValue, Method};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER};
+use http::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::ServerSession;
@@ -25,19 +25,19 @@ use pingora::{Error, ErrorSource, ErrorType};
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
+use crate::admission::Answer;
 use crate::bindings::Binding;
 use crate::connection::{Connection, scheme_header};
-use crate::forwarded::{Forwarded, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
-use crate::limits::{Admission, Exceeded, Limits, SLOW_START};
+use crate::forwarded::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
+use crate::limits::{Admission, SLOW_START};
 use crate::live::Live;
 use crate::observe::Observed;
-use crate::own::Own;
 use crate::probe::{Facts, Probes};
 use crate::refusal::{Api, Refusal};
-use crate::rewrite::{Action, Arrival, Meaning};
-use crate::traces::{self, Spans};
+use crate::request_id::{self, X_REQUEST_ID};
+use crate::rewrite;
+use crate::traces::Spans;
 use crate::upstream::{Attempts, Broken};
-use crate::{head, probe, request_id, rewrite};
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -49,7 +49,6 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const SAFE_METHODS: &str = "GET, HEAD, OPTIONS";
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers by which a backend can be told where a request came from; what a client says there is dropped, and so is
 /// everything that starts with `x-forwarded-`.
@@ -59,7 +58,7 @@ const CLAIMS: [HeaderName; 3] =
 /// The proxy logic, one for all listeners.
 #[derive(Debug)]
 pub struct Gateway {
-    live: Arc<Live>,
+    pub(crate) live: Arc<Live>,
     probes: Probes,
 }
 
@@ -75,7 +74,7 @@ impl Gateway {
 pub struct Request {
     pub(crate) started: Instant,
     /// 128 random bits in hexadecimal.
-    id: HeaderValue,
+    pub(crate) id: HeaderValue,
     /// Present from the moment that its head has arrived.
     pub(crate) connection: Option<Arc<Connection>>,
     /// Who asks: the connection's peer, or whom trusted proxies name.
@@ -92,7 +91,8 @@ pub struct Request {
     pub(crate) spans: Option<Box<Spans>>,
     /// How much of its body has come.
     pace: Pace,
-    _admission: Admission,
+    /// Counted as under way while this is held.
+    pub(crate) admission: Admission,
 }
 
 impl Request {
@@ -108,7 +108,7 @@ impl Request {
             attempts: Attempts::default(),
             spans: None,
             pace: Pace::default(),
-            _admission: Admission::default(),
+            admission: Admission::default(),
         }
     }
 
@@ -276,83 +276,6 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// What a request is answered with.
-enum Answer {
-    /// What the backend says to this.
-    Pass(rewrite::Upstream),
-    /// Something of the gateway's own.
-    Own(Own),
-    /// How it arrived, for `berth-gateway doctor`.
-    Probe {
-        /// Path and query, as they came.
-        target: Box<[u8]>,
-        /// What the client used, as far as is known here; none if no binding is for its host.
-        origin: Option<Origin>,
-    },
-}
-
-impl Gateway {
-    /// What a request is answered with, if anything but a refusal.
-    fn admit(&self, session: &mut Session, request: &mut Request) -> Result<Answer, Refusal> {
-        let connection = request.connection.clone().ok_or(Refusal::Internal)?;
-        let listener = connection.slot.listener();
-        request.observed.admitted(&connection.slot.metrics().any_host);
-        let is_trusted = self.live.trusts(connection.peer);
-        request.spans = self.live.observe.trace(session.req_header(), is_trusted);
-        let raw_head = session.to_h1_raw();
-        set_limits(session, &listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()));
-        let target = head::check(&raw_head)?;
-        let head = session.req_header_mut();
-        if !is_trusted {
-            traces::drop_claims(head);
-        }
-        if let Some(id) = request_id::given(head.headers.get(X_REQUEST_ID), is_trusted) {
-            request.id = id;
-        }
-        let forwarded = if is_trusted { Forwarded::read(&head.headers, &self.live.trusted_proxies()) } else { Forwarded::default() };
-        let client = *request.client.insert(forwarded.client.unwrap_or(connection.peer));
-        let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
-        let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
-        let is_probe = self.live.answers_probes() && probe::is_probe(target);
-        // What a probe is about is the way here, whatever its method and path: whoever may ask whether this is a registry
-        // may send one.
-        let (method, asked) = if is_probe { (Method::GET, &b"/v2/"[..]) } else { (head.method.clone(), target) };
-        let (binding, action) = match rewrite::rewrite(arrival, &method, asked, hosts) {
-            Ok(Meaning::Bound(binding, action)) => (binding, action),
-            // The likeliest reason is a host that was changed on the way, which is for doctor to say.
-            Err(Refusal::UnknownHost) if is_probe => return Ok(Answer::Probe { target: target.into(), origin: None }),
-            Err(refusal) => return Err(refusal),
-            Ok(Meaning::AcmeChallenge(token)) => {
-                let answer = self.live.acme().and_then(|acme| acme.http_answer(&token)).ok_or(Refusal::NotFound)?;
-                return Ok(Answer::Own(Own::challenge(&answer)));
-            }
-        };
-        request.observed.admitted(binding.counted.get_or_init(|| self.live.observe.metrics.binding(&binding.label)));
-        request.binding = Some(Arc::clone(&binding));
-        if raw_head.len() > binding.limits.header_bytes || head.headers.len() > binding.limits.header_fields {
-            return Err(Refusal::HeadTooLarge);
-        }
-        check_access(&binding, &connection, client, &method, &action)?;
-        // Registry clients upgrade to nothing.
-        head.remove_header(&UPGRADE);
-        request._admission = self.live.meter.request(&binding, client).map_err(|exceeded| match exceeded {
-            Exceeded::Client => Refusal::TooMany,
-            Exceeded::Binding => Refusal::Busy,
-        })?;
-        set_limits(session, &binding.limits);
-        if connection.slot.is_ending() {
-            session.set_keepalive(None);
-        }
-        match action {
-            Action::Pass(upstream) if is_probe => Ok(Answer::Probe { target: target.into(), origin: Some(upstream.origin) }),
-            Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
-            Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
-            Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
-            Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
-        }
-    }
-}
-
 impl Gateway {
     async fn answer_probe(&self, session: &mut Session, request: &Request, target: &[u8], origin: Option<&Origin>) -> pingora::Result<()> {
         let Some(connection) = &request.connection else {
@@ -366,38 +289,6 @@ impl Gateway {
             client: request.client.unwrap_or(connection.peer),
         };
         self.probes.answer(session, &request.id, target, &facts).await
-    }
-}
-
-/// Whether the binding is for this client and this request.
-fn check_access(binding: &Binding, connection: &Connection, client: IpAddr, method: &Method, action: &Action) -> Result<(), Refusal> {
-    if !binding.access.admits(client) {
-        return Err(Refusal::Denied);
-    }
-    // A client may use one connection for every host of its certificate; it has shown its own for one of them.
-    let wanted = binding.tls.as_ref().and_then(|tls| tls.client_authority());
-    if wanted.is_some_and(|wanted| connection.client_authority.as_ref() != Some(wanted)) {
-        return Err(Refusal::CertificateRequired);
-    }
-    if binding.access.read_only
-        && let Action::Pass(upstream) = action
-        && !method.is_safe()
-        && !upstream.is_login()
-    {
-        return Err(Refusal::ReadOnly);
-    }
-    Ok(())
-}
-
-/// Pingora's default of aborting when a client closes its side stays: registry clients never half-close, and what a
-/// vanished client asked for should not go on.
-fn set_limits(session: &mut Session, limits: &Limits) {
-    session.set_read_timeout(Some(limits.body_idle_timeout));
-    session.set_write_timeout(Some(limits.body_idle_timeout));
-    session.set_min_send_rate(limits.min_body_bytes_per_second.map(|rate| rate as usize));
-    // Pingora keeps connections without a limit. None: this one will be closed, and must stay so.
-    if session.get_keepalive().is_some() && !session.is_process_shutting_down() {
-        session.set_keepalive(Some(limits.keepalive_timeout.as_secs()));
     }
 }
 

@@ -1,6 +1,9 @@
 //! The id that joins what both services write down about one request.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
+
+/// The header field that carries it.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id of a proxy in front, in bytes.
 const ID_BYTES_MAX: usize = 128;

@@ -38,8 +38,8 @@ pub struct Arrival<'a> {
 /// What a request means.
 #[derive(Clone, Debug)]
 pub enum Meaning {
-    /// Something of a binding's.
-    Bound(Arc<Binding>, Action),
+    /// Something of a binding's, or nothing that it knows: its limits and rules are for either.
+    Bound(Arc<Binding>, Result<Action, Refusal>),
     /// An ACME server asks for the answer to this token.
     AcmeChallenge(Box<str>),
 }
@@ -79,7 +79,7 @@ impl Upstream {
 /// Decides what a request with this method, request target and `Host` values, as they came, means.
 ///
 /// # Errors
-/// The [`Refusal`] to answer with.
+/// The [`Refusal`] to answer with, if it is not known what binding the request is for.
 pub fn rewrite<'a>(
     arrival: Arrival<'_>,
     method: &Method,
@@ -108,8 +108,7 @@ pub fn rewrite<'a>(
     let host = forwarded.host.as_ref().unwrap_or(&host);
     let binding = listener.bindings.find(host.host()).ok_or(Refusal::UnknownHost)?;
     let origin = binding.public.origin(scheme, host, forwarded.port.unwrap_or(port));
-    let action = action(binding, method, host, &target, origin)?;
-    Ok(Meaning::Bound(Arc::clone(binding), action))
+    Ok(Meaning::Bound(Arc::clone(binding), action(binding, method, host, &target, origin)))
 }
 
 fn action(binding: &Binding, method: &Method, host: &Authority, target: &Target<'_>, origin: Origin) -> Result<Action, Refusal> {

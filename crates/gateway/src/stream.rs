@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -17,6 +18,7 @@ use pingora::protocols::{
 use rustls::ProtocolVersion;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::buffer::{Buffer, Size};
@@ -24,7 +26,7 @@ use crate::buffer::{Buffer, Size};
 /// A buffered TCP connection.
 #[derive(Debug)]
 pub(crate) struct ClientStream {
-    tcp: TcpStream,
+    tcp: Patient,
     unread: Buffer,
     /// Header and small body leave in one packet, and four TLS records in one system call.
     unsent: Buffer,
@@ -32,13 +34,18 @@ pub(crate) struct ClientStream {
 
 impl ClientStream {
     /// For bytes that TLS reads.
-    pub(crate) fn below_tls(tcp: TcpStream) -> Self {
-        Self { tcp, unread: Buffer::new(Size::Large), unsent: Buffer::new(Size::Small) }
+    pub(crate) fn below_tls(tcp: TcpStream, write_idle: Duration) -> Self {
+        Self { tcp: Patient::new(tcp, write_idle), unread: Buffer::new(Size::Large), unsent: Buffer::new(Size::Small) }
     }
 
     /// For bytes that HTTP reads: bodies in pieces of the buffer's size, which pass it by without being copied.
-    pub(crate) fn plain(tcp: TcpStream) -> Self {
-        Self { tcp, unread: Buffer::new(Size::Small), unsent: Buffer::new(Size::Small) }
+    pub(crate) fn plain(tcp: TcpStream, write_idle: Duration) -> Self {
+        Self { tcp: Patient::new(tcp, write_idle), unread: Buffer::new(Size::Small), unsent: Buffer::new(Size::Small) }
+    }
+
+    /// How long the client may take nothing of what it is sent.
+    pub(crate) fn set_write_idle(&mut self, limit: Duration) {
+        self.tcp.limit = limit;
     }
 
     /// The first byte that the client has sent, which stays where it is; `None` at the end.
@@ -94,6 +101,63 @@ impl AsyncWrite for ClientStream {
         let Self { tcp, unsent, .. } = self.get_mut();
         ready!(unsent.poll_drain(Pin::new(tcp), cx))?;
         Pin::new(tcp).poll_shutdown(cx)
+    }
+}
+
+/// A TCP connection that gives up on a client that takes nothing of what it is sent. Pingora bounds the writing of bodies
+/// but not that of heads, of the end of a chunked body and of the last bytes before a close.
+#[derive(Debug)]
+struct Patient {
+    tcp: TcpStream,
+    limit: Duration,
+    /// Runs while the client is waited for.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(tcp: TcpStream, limit: Duration) -> Self {
+        Self { tcp, limit, stalled: None }
+    }
+
+    /// Whatever is not pending is progress.
+    fn judge<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        self.judge(cx, written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
+        self.judge(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
 
@@ -215,5 +279,68 @@ macro_rules! client_stream {
     };
 }
 
-client_stream!(ClientStream, |stream| &stream.tcp);
-client_stream!(EncryptedStream, |stream| &stream.0.get_ref().0.tcp);
+client_stream!(ClientStream, |stream| &stream.tcp.tcp);
+client_stream!(EncryptedStream, |stream| &stream.0.get_ref().0.tcp.tcp);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    async fn pair(limit: Duration) -> (ClientStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (ClientStream::plain(listener.accept().await.unwrap().0, limit), client)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up_whatever_it_is_sent() {
+        let limit = Duration::from_millis(200);
+        let (mut stream, _client) = pair(limit).await;
+        let began = Instant::now();
+        let error = loop {
+            // As heads do, and the last bytes of an answer: less than the buffer, then a flush.
+            let written = async {
+                stream.write_all(&[0; 1000]).await?;
+                stream.flush().await
+            };
+            if let Err(error) = written.await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= limit);
+        // The end is not waited for again.
+        let began = Instant::now();
+        assert_eq!(AsyncWriteExt::shutdown(&mut stream).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < limit);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_something_now_and_then_is_waited_for() {
+        const BYTES: usize = 16 << 20;
+        let limit = Duration::from_millis(400);
+        let (mut stream, mut client) = pair(limit).await;
+        let reading = tokio::spawn(async move {
+            let mut buffer = vec![0; 1 << 20];
+            let (mut received, mut pauses) = (0, 0);
+            while received < BYTES {
+                received += client.read(&mut buffer).await.unwrap();
+                if pauses < 10 {
+                    pauses += 1;
+                    sleep(limit / 4).await;
+                }
+                yield_now().await;
+            }
+            received
+        });
+        stream.write_all(&vec![7; BYTES]).await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(reading.await.unwrap(), BYTES);
+    }
+}

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr as _};
@@ -13,6 +13,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+
+use crate::request_id::X_REQUEST_ID;
 
 use super::{Ask, BODY_BYTES_MAX, Body, End, Facts, Framing, HALVES_PAUSE_MS, MARK, Noise, PATHS, SAMPLES};
 
@@ -23,7 +25,6 @@ const PROBES_MAX: usize = 32;
 const BODY_MAX: Duration = Duration::from_secs(15 * 60);
 const BODY_IDLE_MAX: Duration = Duration::from_secs(100);
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// How much of an answer in halves comes before the pause, in bytes: less than any front's buffer.
@@ -137,7 +138,12 @@ async fn send_bytes(session: &mut Session, id: &HeaderValue, (count, json, halve
     if halves {
         // Pingora sends each chunk at once, but collects what has a length.
         head.remove_header(&CONTENT_LENGTH);
-        head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no chunks: the end of the connection is the end of the answer.
+            session.set_keepalive(None);
+        } else {
+            head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+        }
     }
     session.write_response_header(Box::new(head), false).await?;
     let mut rest = Bytes::from(bytes);
@@ -160,10 +166,12 @@ async fn refuse(session: &mut Session, id: &HeaderValue) -> pingora::Result<()> 
 
 /// The head of an answer with this body. Nothing of it may be kept by anybody.
 fn head(status: StatusCode, kind: &'static str, body: &[u8], id: &HeaderValue) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(SAMPLES.len() + 6))?;
+    let mut head = ResponseHeader::build(status, Some(SAMPLES.len() + 7))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;
     head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+    // A request's own words are in the report.
+    head.insert_header(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))?;
     head.insert_header(X_REQUEST_ID, id.clone())?;
     head.insert_header(MARK, HeaderValue::from_static("1"))?;
     head.insert_header(DOCKER_CONTENT_DIGEST, format!("sha256:{}", super::hex(&Sha256::digest(body))))?;

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde_json::Value;
 
-use crate::support::{Body, Client, Gateway, Site, command, free_port, full, terminate, within};
+use crate::support::{Body, Client, Gateway, Site, command, free_port, full, plain_binding, terminate, within};
 
 /// What nginx is to say where nothing is wrong.
 const CLEAN_SERVER: &str = "client_max_body_size 0;";
@@ -474,6 +474,39 @@ async fn probes_are_answered_only_while_the_configuration_says_so() {
     let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(said["findings"][0]["fault"], "no-probe", "{said:#}");
+}
+
+#[tokio::test]
+async fn a_probe_for_an_unknown_host_is_under_the_rules_of_the_address() {
+    let site = Site::new(registry);
+    let (denied, rate) = (free_port(), free_port());
+    let bindings = format!(
+        "{}server_name = \"a.example\"\ndeny = [\"127.0.0.1\"]\n{}server_name = \"a.example\"\n\
+         [binding.limits]\nrequests_per_second_per_client = 5\nheader_bytes = 1024\n",
+        plain_binding(denied),
+        plain_binding(rate)
+    );
+    let _gateway = site.start(&bindings).await;
+    assert_eq!(Client::connect(denied).await.get("/v2/_berth/probe", "b.example").await.status, 403);
+    let mut client = Client::connect(rate).await;
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        statuses.push(client.get("/v2/_berth/probe?announce", "b.example").await.status);
+    }
+    assert!(statuses.contains(&200) && statuses.iter().filter(|status| **status == 429).count() >= 15, "{statuses:?}");
+    let long = format!("GET /v2/_berth/probe HTTP/1.1\r\nHost: b.example\r\nX: {}\r\n\r\n", "a".repeat(1024));
+    assert_eq!(Client::connect(rate).await.ask(long).await.status, 431);
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks() {
+    let site = Site::new(registry);
+    let (_gateway, port) = site.start_plain().await;
+    let mut client = Client::connect(port).await;
+    client.send("GET /v2/_berth/probe?bytes=2000&halves HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let (status, headers) = client.head().await;
+    assert_eq!((status, headers.get("transfer-encoding")), (200, None));
+    assert_eq!(client.rest().await.len(), 2000);
 }
 
 #[tokio::test]

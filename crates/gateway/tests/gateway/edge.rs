@@ -167,6 +167,53 @@ async fn limits_refuse_what_is_too_much_and_say_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn what_has_no_meaning_counts_as_a_request_and_is_only_for_those_who_are_admitted() {
+    let site = Site::new(echo);
+    let (rate, denied) = (free_port(), free_port());
+    let _gateway = site
+        .start(&format!(
+            "{}deny = [\"127.0.0.1\"]\n{}[binding.limits]\nrequests_per_second_per_client = 5\n",
+            plain_binding(denied),
+            plain_binding(rate)
+        ))
+        .await;
+    assert_eq!(Client::connect(denied).await.get("/nothing", "a").await.status, 403);
+    let mut client = Client::connect(rate).await;
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        statuses.push(client.get("/nothing", "a").await.status);
+    }
+    assert!(statuses.iter().filter(|status| **status == 429).count() >= 15, "{statuses:?}");
+    assert!(statuses.contains(&404), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_count_as_their_clients() {
+    let site = Site::new(echo);
+    site.certificate("a.example");
+    let (all, some) = (free_port(), free_port());
+    let named = |port: u16, name: &str, rest: &str| tls_binding(port, &format!("server_name = \"{name}\"\n{rest}"));
+    let limits = "[binding.limits]\nconnections_per_client = 1\n";
+    let bindings = [(all, "a.example", limits), (all, "b.example", limits), (some, "a.example", limits), (some, "b.example", "")]
+        .map(|(port, name, rest)| named(port, name, rest))
+        .concat();
+    let _gateway = site.start(&bindings).await;
+    // One for each binding that they could be for.
+    let waiting = [Client::connect(all).await, Client::connect(all).await];
+    assert_eq!(Client::connect(all).await.rest().await, b"");
+    drop(waiting);
+    // They may all be for the binding without a limit.
+    let mut many = Vec::new();
+    for _ in 0..5 {
+        many.push(Client::connect(some).await);
+    }
+    for client in &mut many {
+        client.send("GET /v2/ HTTP/1.1\r\nHost: b.example\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 400, "plain HTTP is answered");
+    }
+}
+
+#[tokio::test]
 async fn a_stalled_body_is_cut_at_the_idle_limit_and_a_slow_one_is_not() {
     let site = Site::new(take);
     let port = free_port();
@@ -314,8 +361,12 @@ async fn a_binding_can_want_a_client_certificate_and_no_other_host_opens_it() {
     let _gateway = site.start(&(open + &closed)).await;
 
     assert_eq!(connect(port, "a.example", &authority, Some(&site), None).await.unwrap(), "HTTP/1.1 200 OK");
-    let without = connect(port, "a.example", &authority, None, None).await;
-    assert!(without.as_ref().map_or(true, String::is_empty), "{without:?}");
+    // What a user reads is why.
+    let error = connect(port, "a.example", &authority, None, None).await.unwrap_err().to_string();
+    assert!(error.contains("CertificateRequired"), "{error}");
+    fs::write(site.path("client.pem"), client.self_signed(&key).unwrap().pem()).unwrap();
+    let error = connect(port, "a.example", &authority, Some(&site), None).await.unwrap_err().to_string();
+    assert!(error.contains("UnknownCA") || error.contains("DecryptError"), "{error}");
     // A connection for the open host does not reach the closed one, whatever its requests say.
     assert_eq!(connect(port, "b.example", &other, None, None).await.unwrap(), "HTTP/1.1 421 Misdirected Request");
 }

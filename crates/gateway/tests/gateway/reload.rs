@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::support::{Client, Site, echo, free_port, plain_binding, take, within};
 
-async fn until(what: impl AsyncFn() -> bool) {
+async fn until(mut what: impl AsyncFnMut() -> bool) {
     within(async {
         while !what().await {
             sleep(Duration::from_millis(20)).await;
@@ -205,6 +205,20 @@ async fn an_upgrade_under_load_refuses_no_connection_on_any_of_forty_ports() {
     let at_end = load.done();
     until(async || load.done() > at_end + 500).await;
     load.end().await;
+}
+
+#[tokio::test]
+async fn refusals_do_not_keep_a_predecessor_alive() {
+    let site = Site::new(echo);
+    let (mut gateway, port) = site.start_plain().await;
+    let mut client = Client::connect(port).await;
+    assert_eq!(client.get("/nothing", "a").await.status, 404);
+    gateway.signal(Signal::USR2);
+    until(async || !gateway.successors().is_empty()).await;
+    // The predecessor retires a moment after its successor can be seen; its client goes on asking for what is refused.
+    let ask = async || within(client.get("/nothing", "a")).await.headers.get("connection").is_some_and(|value| value == "close");
+    until(ask).await;
+    assert!(gateway.end().await.success());
 }
 
 #[tokio::test]

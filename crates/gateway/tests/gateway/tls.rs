@@ -64,6 +64,33 @@ async fn a_tls_client_of_a_plain_port_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn a_client_of_an_old_protocol_version_is_told_so() {
+    let site = Site::new(echo);
+    site.certificate("localhost");
+    let port = free_port();
+    let _gateway = site.start(&binding(port, "", "localhost", "r")).await;
+    // A ClientHello of TLS 1.1: version, random, no session, one cipher suite, no compression.
+    let hello = [&[3, 2][..], &[7; 32], &[0, 0, 2, 0xc0, 0x13, 1, 0]].concat();
+    let length = hello.len() as u8;
+    let mut client = Client::connect(port).await;
+    client.send([&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat()).await;
+    // A fatal alert: `handshake_failure`, for want of signature algorithms, which TLS 1.1 has not.
+    assert_eq!(client.rest().await, [0x15, 3, 3, 0, 2, 2, 40]);
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_is_answered_by_an_alert() {
+    let site = Site::new(echo);
+    site.certificate("localhost");
+    let port = free_port();
+    let _gateway = site.start(&binding(port, "", "localhost", "r")).await;
+    let mut client = Client::connect(port).await;
+    client.send([0x16, 3, 1, 0, 6, 1, 0, 0, 2, 9, 9]).await;
+    let answer = client.rest().await;
+    assert!(matches!(answer[..], [0x15, 3, _, 0, 2, 2, _]), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_plain_client_of_a_tls_port_is_told_what_to_do() {
     let site = Site::new(echo);
     site.certificate("localhost");
