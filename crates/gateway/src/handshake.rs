@@ -40,7 +40,10 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A fatal `handshake_failure` alert. docker with `--insecure-registry` tries TLS first; without an answer it waits for
 /// its timeout of 20 s before it tries plain HTTP.
-const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
+const HANDSHAKE_FAILURE: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
+
+/// A fatal `access_denied` alert.
+const ACCESS_DENIED: &[u8] = &[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
 /// For HTTP clients of an HTTPS port.
 const HTTPS_REQUIRED: &[u8] =
@@ -99,6 +102,7 @@ pub(crate) async fn establish(
                 bail!("nothing is bound");
             };
             if !binding.access.admits(client.peer) {
+                say_goodbye(start.io, ACCESS_DENIED).await;
                 bail!("not admitted");
             }
             let mut connection = client.connection(binding)?;
@@ -115,7 +119,7 @@ pub(crate) async fn establish(
         }
         (Scheme::Http, true) => {
             slot.metrics().handshake_failed(HandshakeFailure::UnexpectedTls);
-            say_goodbye(stream, TLS_ALERT).await;
+            say_goodbye(stream, HANDSHAKE_FAILURE).await;
             Ok(None)
         }
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::answer::Answer;
 use super::client::{Exchange, Failure};
 use super::front::{self, Product};
-use super::observe::{ACCEPT, Details, Observations, UPLOAD_ID};
+use super::observe::{ACCEPT, Details, Observations, UPLOAD_ID, retry_after};
 use super::tls::Trust;
 use crate::probe::{Report, SAMPLES};
 
@@ -60,6 +60,8 @@ pub(super) enum Fault {
     Redirect,
     NotForwarded,
     NoProbe,
+    Denied,
+    Limited,
     UnknownHost,
     Host,
     Scheme,
@@ -121,6 +123,10 @@ pub(super) fn judge(seen: &Observations) -> Vec<Verdict> {
     };
     verdicts.push(Verdict::fine("gateway", format!("answers probes; it sees {} as its peer", report.peer)));
     verdicts.extend(address::judge(seen, report));
+    if seen.limited {
+        verdicts.push(Verdict::wrong("limits", Fault::Limited, "requests are refused for being too many: the rest could not be examined"));
+        return verdicts;
+    }
     verdicts.extend(judge_apis(seen));
     if let Some(details) = &seen.details {
         verdicts.push(judge_version(report));
@@ -194,8 +200,12 @@ fn judge_other_answer(seen: &Observations, answer: &Answer) -> Verdict {
         let said = format!("{who} redirects /v2 ({status}) to {location}: docker follows that with GET, if at all, and pushes fail");
         return Verdict::wrong(CHECK, Fault::Redirect, said);
     }
+    if retry_after(answer).is_some() {
+        return Verdict::wrong(CHECK, Fault::Limited, format!("{who} answered {status}, again and again: there are too many requests"));
+    }
     if front::product(answer) == Product::Gateway {
         let said = match status {
+            403 => return Verdict::wrong(CHECK, Fault::Denied, "the gateway does not admit this machine (403)".to_owned()),
             421 => return Verdict::wrong(CHECK, Fault::UnknownHost, "the gateway has no binding for this host name (421)".to_owned()),
             502..=504 => format!("the gateway, or another behind it, answers {status}"),
             status => {
@@ -213,6 +223,9 @@ fn judge_failure(seen: &Observations, failure: &Failure) -> Verdict {
         Failure::Connect(error) => Verdict::wrong(CHECK, Fault::Unreachable, format!("no connection: {error}")),
         Failure::Tls(_) if seen.is_plain => {
             Verdict::wrong(CHECK, Fault::PlainHttp, "this port speaks plain HTTP, and the address says https://".to_owned())
+        }
+        Failure::Tls(error) if error.contains("AccessDenied") => {
+            Verdict::wrong(CHECK, Fault::Denied, "what is there does not admit this machine (TLS alert: access denied)".to_owned())
         }
         Failure::Tls(error) => Verdict::wrong(CHECK, Fault::Unreachable, format!("no TLS: {error}")),
         Failure::Malformed => {

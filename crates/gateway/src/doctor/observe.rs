@@ -3,12 +3,14 @@
 //! What must stay true: every hop is sent the same, with the host that clients use; a hop behind the first also what a
 //! good hop before it would have added.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use berth_names::Origin;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
+use tokio::time::sleep;
 
 use super::Url;
 use super::answer::Answer;
@@ -24,6 +26,10 @@ pub(super) const PAUSE: Duration = Duration::from_millis(HALVES_PAUSE_MS);
 
 /// How long to wait for an answer to an announced body. Who has a limit refuses at once.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(5);
+
+/// How often a request that was one too many is repeated, and how long is waited for that at most.
+const RETRIES_MAX: u32 = 5;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// A client that sends no faster than this, in bytes per second, is not examined.
 const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
@@ -97,6 +103,8 @@ pub(super) struct Observations {
     pub(super) base: Exchange,
     pub(super) v2: Exchange,
     pub(super) ping: Exchange,
+    /// Some of it is missing, for patience did not help against somebody's limits.
+    pub(super) limited: bool,
     /// None: the gateway did not answer the first probe.
     pub(super) details: Option<Details>,
 }
@@ -177,7 +185,7 @@ pub(super) async fn observe(examination: &Examination, hop: &Url, address: Resul
         http2 = greet(examination, address, &name, Dialect::Http2).await;
         (route.tls, recorder) = (Some((config, name)), Some(seen));
     }
-    let mut prober = Prober { examination, route, inner, path: PATHS[0] };
+    let mut prober = Prober { examination, route, inner, path: PATHS[0], limited: Cell::new(false) };
     let v2 = prober.send("GET", "/v2/", &[], Body::None).await;
     let ping = prober.send("GET", "/v1/_ping", &[], Body::None).await;
     let is_v1_only = |v2: &Answer, ping: &Answer| v2.status == 404 && ping.header("x-docker-registry-version").is_some();
@@ -190,7 +198,8 @@ pub(super) async fn observe(examination: &Examination, hop: &Url, address: Resul
     let certificate = recorder.and_then(|recorder| recorder.seen());
     let tls12 = certificate.as_ref().map(|_| tls12.is_some());
     let details = if is_gateways { Some(prober.details().await) } else { None };
-    Observations { expected, inner, certificate, tls12, http2, is_plain, base, v2, ping, details }
+    let limited = prober.limited.get();
+    Observations { expected, inner, certificate, tls12, http2, is_plain, base, v2, ping, limited, details }
 }
 
 impl Observations {
@@ -206,6 +215,7 @@ impl Observations {
             base: none.clone(),
             v2: none.clone(),
             ping: none,
+            limited: false,
             details: None,
         }
     }
@@ -222,7 +232,8 @@ async fn greet(examination: &Examination, address: SocketAddr, name: &ServerName
 async fn speaks_plain_http(address: SocketAddr) -> bool {
     let Ok(mut tcp) = client::connect(address).await else { return false };
     let answer = client::first_bytes(&mut tcp, b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-    answer.is_ok_and(|bytes| bytes.starts_with(b"HTTP/1."))
+    // Servers that want TLS say so in plain HTTP, with 400.
+    answer.is_ok_and(|bytes| bytes.starts_with(b"HTTP/1.") && bytes.get(8..12) != Some(b" 400"))
 }
 
 struct Prober<'a> {
@@ -230,6 +241,7 @@ struct Prober<'a> {
     route: Route,
     inner: bool,
     path: &'static str,
+    limited: Cell<bool>,
 }
 
 impl Prober<'_> {
@@ -251,7 +263,23 @@ impl Prober<'_> {
     }
 
     async fn send(&self, method: &'static str, target: &str, extra: &[(&'static str, &str)], body: Body) -> Exchange {
-        client::exchange(&self.route, &self.request(method, target, extra, body), EXCHANGE_MAX).await
+        self.exchange(&self.request(method, target, extra, body), EXCHANGE_MAX).await
+    }
+
+    /// Sends a request, again and again if there are too many of them.
+    async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
+        let mut retries = 0;
+        loop {
+            let exchange = client::exchange(&self.route, request, limit).await;
+            let Some(pause) = exchange.answer.as_ref().ok().and_then(retry_after) else { return exchange };
+            // Who was not patient once will not be the next time.
+            if retries == RETRIES_MAX || self.limited.get() {
+                self.limited.set(true);
+                return exchange;
+            }
+            retries += 1;
+            sleep(pause).await;
+        }
     }
 
     /// A probe at the probe's path with something behind it.
@@ -321,7 +349,7 @@ impl Prober<'_> {
 
     async fn upload(&self, body: Body) -> Exchange {
         let limit = EXCHANGE_MAX + Duration::from_secs(self.examination.body_bytes / UPLOAD_BYTES_PER_SECOND_MIN);
-        client::exchange(&self.route, &self.request("PUT", self.path, &[], body), limit).await
+        self.exchange(&self.request("PUT", self.path, &[], body), limit).await
     }
 
     async fn slow(&self) -> Option<Slow> {
@@ -330,14 +358,14 @@ impl Prober<'_> {
         let limit = EXCHANGE_MAX + pause;
         let upload = self.request("PUT", self.path, &[], Body::Chunked(vec![KIB, KIB], pause));
         let answer = self.request("GET", &format!("{}?silence={pause_s}", self.path), &[], Body::None);
-        let (upload, answer) = tokio::join!(client::exchange(&self.route, &upload, limit), client::exchange(&self.route, &answer, limit));
+        let (upload, answer) = tokio::join!(self.exchange(&upload, limit), self.exchange(&answer, limit));
         Some(Slow { pause_s, upload, answer })
     }
 
     /// Announces a body without sending it: who has a limit says so at once.
     async fn announce(&self, bytes: u64) -> Exchange {
         let target = format!("{}?announce", self.path);
-        client::exchange(&self.route, &self.request("PUT", &target, &[], Body::Announced(bytes)), ANNOUNCED_MAX).await
+        self.exchange(&self.request("PUT", &target, &[], Body::Announced(bytes)), ANNOUNCED_MAX).await
     }
 
     /// Finds the limit of bodies, if there is one, by announcing them.
@@ -370,6 +398,16 @@ async fn search(limits: &[u64], refused: impl AsyncFn(u64) -> Option<Answer>) ->
         limits[above] + 1
     };
     Some(Limit { passes, fails, answer })
+}
+
+/// How long to wait before another try, if the answer is that there were too many.
+pub(super) fn retry_after(answer: &Answer) -> Option<Duration> {
+    let told = answer.header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    match answer.status {
+        429 => Some(told.unwrap_or(Duration::from_secs(1)).min(RETRY_AFTER_MAX)),
+        503 => told.map(|pause| pause.min(RETRY_AFTER_MAX)),
+        _ => None,
+    }
 }
 
 /// The answer that says that a body is too long.

@@ -42,6 +42,8 @@ pub(super) const fn of(fault: Fault) -> Remedy {
         Fault::Redirect
         | Fault::NotForwarded
         | Fault::NoProbe
+        | Fault::Denied
+        | Fault::Limited
         | Fault::UnknownHost
         | Fault::Method
         | Fault::Path
@@ -106,6 +108,17 @@ const fn forwarding(fault: Fault) -> Remedy {
         Fault::NoProbe => {
             remedy("see that the last hop leads to berth-gateway, that its backend runs, and that [doctor] enabled = false is not set", &[])
         }
+        Fault::Denied => remedy(
+            "let the binding admit this machine, or trust the proxy in front, so that clients are told apart from it",
+            &[(Gateway, "allow and deny of the binding; trusted_proxies")],
+        ),
+        Fault::Limited => remedy(
+            "raise the limits of requests, or see who uses them up; behind a proxy that is not trusted all clients count as one",
+            &[
+                (Gateway, "[binding.limits] requests_per_second_per_client, requests_in_flight_per_client, …; trusted_proxies"),
+                (Nginx, "limit_req and limit_conn of this location"),
+            ],
+        ),
         Fault::UnknownHost => {
             remedy("bind this host name, or let a binding have no server_name", &[(Gateway, "[[binding]] server_name = \"HOST\"")])
         }

@@ -1,6 +1,8 @@
 //! Reading a probe and answering it.
 
 use std::future::Future;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -11,15 +13,15 @@ use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr as _};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::request_id::X_REQUEST_ID;
 
 use super::{Ask, BODY_BYTES_MAX, Body, End, Facts, Framing, HALVES_PAUSE_MS, MARK, Noise, PATHS, SAMPLES};
 
-/// Most probes at a time: some hold on for a minute, and a doctor has few of them open at once.
+/// Most probes at a time, and of one client: a doctor has four of them open at once, two of which may hold on for a minute.
 const PROBES_MAX: usize = 32;
+const PROBES_PER_CLIENT_MAX: usize = 4;
 
 /// How long a probe may take to send its body, and how long of that it may send nothing.
 const BODY_MAX: Duration = Duration::from_secs(15 * 60);
@@ -31,23 +33,47 @@ const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-conten
 const FIRST_HALF_BYTES: usize = 1024;
 
 /// Answers probes, a bounded number at a time.
-#[derive(Debug)]
-pub struct Probes(Semaphore);
+#[derive(Debug, Default)]
+pub struct Probes(Mutex<Vec<IpAddr>>);
 
-impl Default for Probes {
-    fn default() -> Self {
-        Self(Semaphore::new(PROBES_MAX))
+/// A place among the probes; it is free again when this is dropped.
+struct Place<'a> {
+    probes: &'a Probes,
+    client: IpAddr,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut clients = self.probes.clients();
+        if let Some(at) = clients.iter().position(|client| *client == self.client) {
+            clients.swap_remove(at);
+        }
     }
 }
 
 impl Probes {
+    /// The client of each probe that is being answered.
+    fn clients(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, client: IpAddr) -> Option<Place<'_>> {
+        let mut clients = self.clients();
+        let own = clients.iter().filter(|other| **other == client).count();
+        if clients.len() >= PROBES_MAX || own >= PROBES_PER_CLIENT_MAX {
+            return None;
+        }
+        clients.push(client);
+        Some(Place { probes: self, client })
+    }
+
     /// Reads the rest of the session's request, whose target [`super::is_probe`], and answers it. To be called after
     /// everything that keeps clients out, and before the request is read as one for a registry.
     ///
     /// # Errors
     /// If the client goes away.
     pub async fn answer(&self, session: &mut Session, id: &HeaderValue, target: &[u8], facts: &Facts<'_>) -> pingora::Result<()> {
-        let Ok(_permit) = self.0.try_acquire() else { return refuse(session, id).await };
+        let Some(_place) = self.place(facts.client) else { return refuse(session, id).await };
         let ask = Ask::of(target);
         let body = receive(session, ask == Ask::Announce).await?;
         if let Ask::Silence(seconds) = ask {
@@ -158,7 +184,7 @@ async fn send_bytes(session: &mut Session, id: &HeaderValue, (count, json, halve
 async fn refuse(session: &mut Session, id: &HeaderValue) -> pingora::Result<()> {
     let text = json!({ "errors": [{ "code": "UNAVAILABLE", "message": "too many probes at a time", "detail": null }] }).to_string();
     let mut answer = head(StatusCode::SERVICE_UNAVAILABLE, "application/json", text.as_bytes(), id)?;
-    answer.insert_header(RETRY_AFTER, HeaderValue::from_static("5"))?;
+    answer.insert_header(RETRY_AFTER, HeaderValue::from_static("1"))?;
     session.set_keepalive(None);
     session.write_response_header(Box::new(answer), false).await?;
     session.write_response_body(Some(text.into()), true).await

@@ -560,23 +560,57 @@ async fn a_probe_tells_no_secret_and_costs_little() {
 async fn the_number_of_probes_at_a_time_has_a_bound() {
     let site = Site::new(registry);
     let (_gateway, port) = site.start_plain().await;
-    let mut waiting = Vec::new();
-    for _ in 0..32 {
-        let mut client = Client::connect(port).await;
-        client.send("GET /v2/_berth/probe?silence=30 HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        waiting.push(client);
-    }
-    let refused = within(async {
-        loop {
-            let answer = Client::connect(port).await.get("/v2/_berth/probe", "localhost").await;
-            if answer.status == 503 {
-                return answer;
+    let silence = "GET /v2/_berth/probe?silence=30 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let refused = async |client: u8| {
+        within(async {
+            loop {
+                let answer = Client::connect_from(client, port).await.get("/v2/_berth/probe", "localhost").await;
+                if answer.status == 503 {
+                    return answer;
+                }
             }
+        })
+        .await
+    };
+    let mut waiting = Vec::new();
+    for client in 1..=8 {
+        for _ in 0..4 {
+            let mut connection = Client::connect_from(client, port).await;
+            connection.send(silence).await;
+            waiting.push(connection);
         }
-    })
-    .await;
-    assert!(refused.text().contains("too many probes"));
+        if client == 1 {
+            // One client has its share, and the others have theirs.
+            assert!(refused(1).await.text().contains("too many probes"));
+            assert_eq!(Client::connect_from(2, port).await.get("/v2/_berth/probe", "localhost").await.status, 200);
+        }
+    }
+    assert_eq!(refused(9).await.headers["retry-after"], "1");
     assert_eq!(Client::connect(port).await.get("/v2/", "localhost").await.status, 401, "others are not concerned");
     drop(waiting);
     within(async { while Client::connect(port).await.get("/v2/_berth/probe", "localhost").await.status != 200 {} }).await;
+}
+
+#[tokio::test]
+async fn limits_that_a_patient_client_keeps_are_no_fault() {
+    let way = Way::to_binding("https", "[binding.limits]\nrequests_per_second_per_client = 8\nrequests_in_flight_per_client = 2\n").await;
+    way.ask(&[&way.url(), "--address", &format!("127.0.0.2:{}", way.port)]).await.is(&[]);
+}
+
+#[tokio::test]
+async fn who_is_not_admitted_is_told_so() {
+    for scheme in ["http", "https"] {
+        let way = Way::to_binding(scheme, "deny = [\"127.0.0.0/8\"]\n").await;
+        let outcome = way.ask(&[&way.via(2)]).await;
+        outcome.is(&[("denied", "wrong")]);
+        outcome.says("denied", &["at the gateway itself", "allow and deny"]);
+    }
+}
+
+#[tokio::test]
+async fn who_refuses_too_many_requests_is_named() {
+    let way = Way::to_gateway("http").await.with_fault("", "add_header Retry-After 1 always; return 503;").await;
+    let outcome = way.ask(&[&way.url()]).await;
+    outcome.is(&[("limited", "wrong")]);
+    outcome.says("limited", &["nginx", "limit_req"]);
 }

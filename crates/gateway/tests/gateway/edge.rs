@@ -127,8 +127,9 @@ async fn only_admitted_networks_are_served() {
     assert_eq!(Client::connect(allowed).await.get("/v2/", "a").await.status, 200);
     let answer = Client::connect(denied).await.get("/v2/", "a").await;
     assert_eq!((answer.status, answer.text().contains("\"DENIED\"")), (403, true));
-    // Not even a handshake.
-    assert!(Client::connect_tls(encrypted, "a.example", &authority).await.is_err());
+    // Not even a handshake, but the reason.
+    let error = Client::connect_tls(encrypted, "a.example", &authority).await.err().unwrap().to_string();
+    assert!(error.contains("AccessDenied"), "{error}");
 }
 
 #[tokio::test]

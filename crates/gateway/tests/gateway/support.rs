@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -277,6 +278,13 @@ pub(crate) struct Client<S> {
 }
 
 impl Client<TcpStream> {
+    /// As another machine: one of the many addresses of this one.
+    pub(crate) async fn connect_from(client: u8, port: u16) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, client), 0).into()).unwrap();
+        Self { stream: within(socket.connect((Ipv4Addr::LOCALHOST, port).into())).await.unwrap(), unread: Vec::new() }
+    }
+
     pub(crate) async fn connect(port: u16) -> Self {
         Self { stream: within(TcpStream::connect(("127.0.0.1", port))).await.unwrap(), unread: Vec::new() }
     }

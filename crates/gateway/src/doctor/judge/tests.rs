@@ -19,6 +19,7 @@ fn first(url: &str, answer: Result<Answer, Failure>) -> Observations {
         base: exchange.clone(),
         v2: exchange.clone(),
         ping: exchange,
+        limited: false,
         details: None,
     }
 }
