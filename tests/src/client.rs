@@ -50,8 +50,55 @@ pub struct Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
-trait Stream: Read + Write + Send {}
-impl<S: Read + Write + Send> Stream for S {}
+/// A connection on which bytes are sent as they are.
+pub struct Conversation {
+    stream: Option<Box<dyn Stream>>,
+    /// All that came back.
+    pub received: Vec<u8>,
+    /// Whether the other side has ended it.
+    pub closed: Option<Closed>,
+}
+
+impl Conversation {
+    /// Sends bytes, as far as the other side takes them.
+    pub fn say(&mut self, bytes: &[u8]) {
+        let Some(stream) = &mut self.stream else { return };
+        // What it has sent before it closed is still to be read.
+        let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+    }
+
+    /// Reads until what has been received is enough, the connection ends, or nothing comes for this long.
+    pub fn listen(&mut self, silence: Duration, is_enough: impl Fn(&[u8]) -> bool) {
+        let Some(stream) = &mut self.stream else { return };
+        stream.set_silence(silence);
+        let mut buffer = [0; 16 * 1024];
+        while self.closed.is_none() && !is_enough(&self.received) {
+            match stream.read(&mut buffer) {
+                Ok(0) => self.closed = Some(Closed),
+                Ok(length) => self.received.extend_from_slice(&buffer[..length]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return,
+                Err(_) => self.closed = Some(Closed),
+            }
+        }
+    }
+}
+
+trait Stream: Read + Write + Send {
+    /// How long a read may wait.
+    fn set_silence(&self, silence: Duration);
+}
+
+impl Stream for TcpStream {
+    fn set_silence(&self, silence: Duration) {
+        self.set_read_timeout(Some(silence)).unwrap();
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, TcpStream> {
+    fn set_silence(&self, silence: Duration) {
+        self.sock.set_silence(silence);
+    }
+}
 
 impl Client {
     /// With TLS, trusting this authority alone.
@@ -139,17 +186,11 @@ impl Client {
         Reply::read(stream, false).map_or(0, |reply| reply.status)
     }
 
-    /// Sends raw bytes and reads all that comes back until the connection is closed. `None` if it never is: the other side
-    /// has been silent for as long as it may.
-    pub fn converse(&self, request: &[u8], silence: Duration) -> (Vec<u8>, Option<Closed>) {
-        let mut answers = Vec::new();
-        let Ok(mut stream) = self.connect(silence) else { return (answers, Some(Closed)) };
-        let _ = stream.write_all(request).and_then(|()| stream.flush());
-        let closed = match stream.read_to_end(&mut answers) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => None,
-            Ok(_) | Err(_) => Some(Closed),
-        };
-        (answers, closed)
+    /// Opens a connection for raw bytes.
+    pub fn open(&self) -> Conversation {
+        let connected = self.connect(SILENCE_MAX);
+        let closed = if connected.is_ok() { None } else { Some(Closed) };
+        Conversation { stream: connected.ok(), received: Vec::new(), closed }
     }
 
     /// Uploads a blob in docker's order of requests and returns its digest.

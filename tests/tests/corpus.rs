@@ -5,7 +5,8 @@
 //!   are bound) says so in the table.
 //! - Nothing is answered 5xx.
 //! - What is hidden in a body or behind the end of a message is never acted on.
-//! - The next client's answer is its own.
+//! - The next answer is its own, of the same client and of any other, whether the bytes come all at once, request by request, or
+//!   with a pause where something is hidden.
 
 use std::time::Duration;
 
@@ -28,11 +29,25 @@ enum Fate {
     Taken(u16),
     /// Both wait for the rest of the body, and answer nothing to what is hidden in it.
     Waits,
-    /// The gateway refuses it with 400, whatever stands behind it. The backend's HTTP library reads it as RFC 9112 and 9110
-    /// have it without letting us know: what it dropped. It answers with this status what is left.
-    Stricter(u16),
+    /// The gateway refuses it with the first status, whatever stands behind it. The backend's HTTP library reads it as
+    /// RFC 9112 and 9110 allow, without letting us know, and what it makes of it is answered with the second.
+    Stricter(u16, u16),
 }
 use Fate::{Dropped, Refused, Stricter, Taken, Waits};
+
+/// How the bytes of a request and of the next one come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// At once, in one piece.
+    Together,
+    /// The next one when the first has been answered.
+    Apart,
+    /// As [`Self::Apart`], and what is hidden in the first some time after the rest of it.
+    Late,
+}
+
+/// How late.
+const LATE: Duration = Duration::from_millis(60);
 
 /// In a request: what the path begins with where it is sent to.
 const ROOT: &str = "{root}";
@@ -83,8 +98,8 @@ const TARGETS: &[(&str, Fate)] = &[
     ("/v2/a,b/tags/list", Refused(400)),
     ("/v2/a|b/tags/list", Refused(400)),
     ("/v2/a\u{e4}/tags/list", Refused(400)),
-    ("/v2/a#/tags/list", Stricter(404)),
-    ("/v2/a?#/tags/list", Stricter(404)),
+    ("/v2/a#/tags/list", Stricter(400, 404)),
+    ("/v2/a?#/tags/list", Stricter(400, 404)),
     ("/v2/A/tags/list", Refused(400)),
     ("/v2/a./tags/list", Refused(400)),
     ("/v2/.a/tags/list", Refused(400)),
@@ -114,6 +129,7 @@ const TARGETS: &[(&str, Fate)] = &[
     ("/v1/images/..%2f/json", Refused(400)),
     ("/v1/images/%2e%2e%2f%2e%2e/json", Refused(400)),
     ("/v1/repositories/../images", Refused(400)),
+    ("/v2;/", Stricter(400, 404)),
     ("/V2/", Refused(404)),
     ("/v2_/", Refused(404)),
     ("/v3/", Refused(404)),
@@ -141,6 +157,14 @@ fn heads(side: &Side) -> Vec<(&'static str, String, Fate)> {
         ("an empty value", get("Accept:\r\n"), Taken(200)),
         ("absolute form", line(&format!("GET {SITE}{ROOT}/v2/canary/tags/list HTTP/1.1")), Taken(200)),
         ("a query of odd letters", line(&format!("GET {ROOT}/v2/canary/tags/list?n=10&x=%2e%2e%2f?../ HTTP/1.1")), Taken(200)),
+        ("a query with brackets", line(&format!("GET {ROOT}/v2/canary/tags/list?a[]=1 HTTP/1.1")), Stricter(400, 200)),
+        ("an empty line in front", format!("\r\n{}", get("")), Stricter(400, 200)),
+        ("a line feed in front", format!("\n{}", get("")), Stricter(400, 200)),
+        ("lines that end in a line feed", get("").replace("\r\n", "\n"), Stricter(400, 200)),
+        ("a Connection that names the host", get("Connection: host\r\n"), Stricter(400, 200)),
+        ("95 fields", get(&"X: y\r\n".repeat(92)), Stricter(431, 200)),
+        ("110 fields", get(&"X: y\r\n".repeat(107)), Refused(431)),
+        ("absolute form without a path", line(&format!("GET {SITE} HTTP/1.1")), Stricter(400, 404)),
         ("an empty body", start("Content-Length: 0\r\n", ""), Taken(202)),
         ("chunks", start("Transfer-Encoding: chunked\r\n", "0\r\n\r\n"), Taken(202)),
         ("chunks in any case", start("Transfer-Encoding: Chunked\r\n", "0\r\n\r\n"), Taken(202)),
@@ -184,7 +208,7 @@ fn heads(side: &Side) -> Vec<(&'static str, String, Fate)> {
         ("a preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Dropped),
         // Where a message ends.
         ("lengths that differ", start(&format!("Content-Length: 0\r\nContent-Length: {length}\r\n"), &hidden), Refused(400)),
-        ("lengths that agree", start("Content-Length: 0\r\nContent-Length: 0\r\n", ""), Stricter(202)),
+        ("lengths that agree", start("Content-Length: 0\r\nContent-Length: 0\r\n", ""), Stricter(400, 202)),
         ("a list of lengths", start(&format!("Content-Length: 0, {length}\r\n"), &hidden), Refused(400)),
         ("a negative length", start("Content-Length: -1\r\n", &hidden), Refused(400)),
         ("a length with a sign", start("Content-Length: +0\r\n", &hidden), Refused(400)),
@@ -194,12 +218,12 @@ fn heads(side: &Side) -> Vec<(&'static str, String, Fate)> {
         (
             "length and chunks",
             start(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"), &format!("0\r\n\r\n{hidden}")),
-            Stricter(202),
+            Stricter(400, 202),
         ),
         (
             "chunks and length",
             start(&format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"), &format!("0\r\n\r\n{hidden}")),
-            Stricter(202),
+            Stricter(400, 202),
         ),
         ("chunks twice", start("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", &chunk), Refused(400)),
         ("chunks in a list twice", start("Transfer-Encoding: chunked, chunked\r\n", &chunk), Refused(400)),
@@ -232,6 +256,12 @@ fn heads(side: &Side) -> Vec<(&'static str, String, Fate)> {
         ("a chunk that is longer than it says", chunked(&format!("1\r\nab\r\n0\r\n\r\n{hidden}")), Dropped),
         ("a bare line feed after a chunk's length", chunked(&format!("0\n\n{hidden}")), Dropped),
         ("an extension that holds a line's end", chunked(&format!("0;a=\n\r\n\r\n{hidden}")), Dropped),
+        ("a chunk's length of 17 digits", start("Transfer-Encoding: chunked\r\n", "00000000000000000\r\n\r\n"), Stricter(400, 202)),
+        ("no chunk's length", chunked("\r\n\r\n"), Dropped),
+        ("a blank chunk's length", chunked(" \r\n\r\n"), Dropped),
+        ("an extension without a length", chunked(";x\r\n\r\n"), Dropped),
+        ("a trailer without a colon", chunked("0\r\nnothing\r\n\r\n"), Dropped),
+        ("a request for a trailer", chunked(&format!("0\r\n{hidden}")), Dropped),
         // What is in a body is a body.
         ("a request in a body", start(&format!("Content-Length: {length}\r\n"), &hidden), Taken(202)),
         ("a request in a chunk", start("Transfer-Encoding: chunked\r\n", &chunk), Taken(202)),
@@ -288,29 +318,43 @@ struct Answer {
 fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(bytes)));
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        let rest = &bytes[end + 4..];
-        let status = head.strip_prefix("HTTP/1.").and_then(|line| line[2..5].parse().ok()).unwrap_or_else(|| panic!("{head}"));
-        let lower = head.to_ascii_lowercase();
-        let value = |name: &str| lower.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let (body, rest) = match value("content-length") {
-            _ if status < 200 || status == 204 => (Vec::new(), rest),
-            Some(length) => {
-                let (body, rest) = rest.split_at(length.parse::<usize>().unwrap());
-                (body.to_vec(), rest)
-            }
-            None => {
-                assert!(value("transfer-encoding").is_none(), "no answer here is long: {head}");
-                (rest.to_vec(), &rest[rest.len()..])
-            }
-        };
+        let (answer, rest) = first(bytes).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(bytes)));
         bytes = rest;
-        if status >= 200 {
-            found.push(Answer { status, head, body });
+        if answer.status >= 200 {
+            found.push(answer);
         }
     }
     found
+}
+
+/// How many final answers have come whole.
+fn whole(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some((answer, rest)) = first(bytes) {
+        bytes = rest;
+        count += usize::from(answer.status >= 200);
+    }
+    count
+}
+
+/// The first answer, if it is whole, and what comes after it.
+fn first(bytes: &[u8]) -> Option<(Answer, &[u8])> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let rest = &bytes[end + 4..];
+    let status = head.strip_prefix("HTTP/1.").and_then(|line| line[2..5].parse().ok()).unwrap_or_else(|| panic!("{head}"));
+    let lower = head.to_ascii_lowercase();
+    let value = |name: &str| lower.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let length = match value("content-length") {
+        _ if status < 200 || status == 204 => 0,
+        Some(length) => length.parse().unwrap(),
+        None => {
+            assert!(value("transfer-encoding").is_none(), "no answer here is long: {head}");
+            rest.len()
+        }
+    };
+    let (body, rest) = rest.split_at_checked(length)?;
+    Some((Answer { status, head, body: body.to_vec() }, rest))
 }
 
 /// One of the two that are asked.
@@ -328,9 +372,25 @@ impl Side {
         request.replace(ROOT, self.root).replace(SITE, &self.site).replace(AUTHORITY, authority).replace(LOGIN, login)
     }
 
-    fn ask(&self, request: &str) -> (Vec<Answer>, Option<Closed>) {
-        let (bytes, closed) = self.client.converse(self.fill(request).as_bytes(), SILENCE_MAX);
-        (answers(&bytes), closed)
+    /// Sends a request, and the next one if there is to be one.
+    fn ask(&self, request: &str, next: &str, delivery: Delivery) -> (Vec<Answer>, Option<Closed>) {
+        let (request, next) = (self.fill(request), self.fill(next));
+        let mut conversation = self.client.open();
+        if delivery == Delivery::Together {
+            conversation.say((request + &next).as_bytes());
+        } else {
+            let mut first = request.as_str();
+            if let (Delivery::Late, Some(at)) = (delivery, request.find(&self.fill(&hidden()))) {
+                conversation.say(&request.as_bytes()[..at]);
+                conversation.listen(LATE, |_| false);
+                first = &request[at..];
+            }
+            conversation.say(first.as_bytes());
+            conversation.listen(SILENCE_MAX, |received| whole(received) > 0);
+            conversation.say(next.as_bytes());
+        }
+        conversation.listen(SILENCE_MAX, |_| false);
+        (answers(&conversation.received), conversation.closed)
     }
 }
 
@@ -371,9 +431,30 @@ impl World {
         Self { registry, gateway, backend, manifests }
     }
 
-    /// Sends a request to both, each in its form, and judges what comes back.
+    /// Sends a request to both, each in its form and in every way that it can come, and judges what comes back.
     fn judge(&self, label: &str, [through, past]: [String; 2], fate: Fate) {
-        let (through, past) = (self.gateway.ask(&(through + &next())), self.backend.ask(&(past + &next())));
+        for delivery in [Delivery::Together, Delivery::Apart, Delivery::Late] {
+            let is_other = match delivery {
+                Delivery::Together => true,
+                // Without an answer there is nothing after it.
+                Delivery::Apart => fate != Waits,
+                Delivery::Late => through.contains(&self.gateway.fill(&hidden())),
+            };
+            if !is_other {
+                continue;
+            }
+            let through = self.gateway.ask(&through, &next(), delivery);
+            let past = self.backend.ask(&past, &next(), delivery);
+            self.judge_answers(&format!("{label} ({delivery:?})"), [through, past], fate, delivery);
+        }
+        // Whoever comes next, on whatever connection to the backend, is answered what was asked.
+        for (tag, manifest) in TAGS.iter().zip(&self.manifests) {
+            let reply = self.registry.client(self.registry.first).get(&format!("/v2/canary/manifests/{tag}"));
+            assert_eq!((reply.status, &reply.text()), (200, manifest), "{label}, then {tag}");
+        }
+    }
+
+    fn judge_answers(&self, label: &str, [through, past]: [(Vec<Answer>, Option<Closed>); 2], fate: Fate, delivery: Delivery) {
         let seen = |side: &(Vec<Answer>, Option<Closed>)| -> Vec<u16> { side.0.iter().map(|answer| answer.status).collect() };
         let all = format!("{label}: {:?} through the gateway, {:?} past it, and not {fate:?}", seen(&through), seen(&past));
         for (answers, closed) in [&through, &past] {
@@ -383,12 +464,14 @@ impl World {
             if let Some(next) = answers.get(1) {
                 assert!(answers.len() == 2 && next.status == 200 && next.body == self.manifests[0].as_bytes(), "{all}");
             }
+            // And where both know the end of the first, and were not sent more than that, not nothing.
+            assert!(!matches!(fate, Taken(_)) || delivery == Delivery::Together || answers.len() == 2, "{all}: no second answer");
         }
         let first = |side: &(Vec<Answer>, Option<Closed>)| side.0.first().map(|answer| answer.status);
         let pair = (first(&through), first(&past));
         let right = match fate {
             Refused(status) => pair == (Some(status), Some(status)),
-            Stricter(status) => pair == (Some(400), Some(status)),
+            Stricter(status, left) => pair == (Some(status), Some(left)),
             Taken(status) => {
                 pair == (Some(status), Some(status)) && (status != 200 || through.0[0].body == past.0[0].body && !past.0[0].body.is_empty())
             }
@@ -396,11 +479,6 @@ impl World {
             Waits => pair == (None, None) && [&through, &past].iter().all(|side| side.1.is_none()),
         };
         assert!(right, "{all}");
-        // Whoever comes next, on whatever connection to the backend, is answered what was asked.
-        for (tag, manifest) in TAGS.iter().zip(&self.manifests) {
-            let reply = self.registry.client(self.registry.first).get(&format!("/v2/canary/manifests/{tag}"));
-            assert_eq!((reply.status, &reply.text()), (200, manifest), "{label}, then {tag}");
-        }
     }
 }
 
@@ -467,7 +545,7 @@ fn nothing_that_a_client_claims_comes_back_in_a_url() {
                 "{method} {ROOT}{path} HTTP/1.1\r\nHost: {AUTHORITY}\r\nUser-Agent: docker/1.6.2\r\n{login}{name}: {value}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             );
             for side in [&world.gateway, &world.backend] {
-                let (answers, _) = side.ask(&request);
+                let (answers, _) = side.ask(&request, "", Delivery::Together);
                 let [answer] = &answers[..] else { panic!("{request}: {answers:?}") };
                 let all = answer.head.clone() + &String::from_utf8_lossy(&answer.body);
                 assert_eq!(answer.status, status, "{request}{all}");
@@ -505,9 +583,11 @@ fn a_host_that_nothing_is_bound_to_is_misdirected() {
         ("lo calhost", 400),
     ] {
         let request = format!("GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let (bytes, closed) = client.converse(request.as_bytes(), SILENCE_MAX);
-        let answers = answers(&bytes);
-        assert_eq!((answers.len(), answers[0].status, closed), (1, status, Some(Closed)), "{host}: {}", answers[0].head);
+        let mut conversation = client.open();
+        conversation.say(request.as_bytes());
+        conversation.listen(SILENCE_MAX, |_| false);
+        let answers = answers(&conversation.received);
+        assert_eq!((answers.len(), answers[0].status, conversation.closed), (1, status, Some(Closed)), "{host}: {}", answers[0].head);
         assert!(!answers[0].head.contains("evil") && !String::from_utf8_lossy(&answers[0].body).contains("evil"), "{host}");
     }
 }

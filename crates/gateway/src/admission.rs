@@ -51,7 +51,7 @@ impl Gateway {
         }
         let unknown = listener.bindings.for_handshake(None);
         set_limits(session, &unknown.map_or_else(Limits::default, |binding| binding.limits.clone()));
-        let target = head::check(&raw_head)?;
+        let target = head::check(&raw_head)?.target;
         let head = session.req_header_mut();
         if !is_trusted {
             traces::drop_claims(head);

@@ -29,7 +29,7 @@ use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::HandshakeFailure;
 use crate::slot::Slot;
-use crate::stream::{ClientStream, EncryptedStream};
+use crate::stream::{ClientStream, EncryptedStream, PlainStream};
 use crate::{acme, proxy_protocol, tls};
 
 /// How long to read what a client goes on sending after it was told that nothing comes of this.
@@ -86,7 +86,7 @@ pub(crate) async fn establish(
     match (listener.scheme, first == TLS_HANDSHAKE) {
         (Scheme::Http, false) => {
             let binding = unknown.ok_or_else(|| anyhow!("nothing is bound"))?;
-            Ok(Some((Box::new(stream), client.connection(binding)?)))
+            Ok(Some((Box::new(PlainStream::new(stream)), client.connection(binding)?)))
         }
         (Scheme::Https, true) => {
             let start = hello(stream).await?;
@@ -108,7 +108,7 @@ pub(crate) async fn establish(
             let mut connection = client.connection(binding)?;
             let mut stream = finish(start, Arc::clone(tls.config())).await?;
             stream.get_mut().0.set_write_idle(binding.limits.body_idle_timeout);
-            let stream = EncryptedStream(stream);
+            let stream = EncryptedStream::new(stream);
             connection.tls = stream.parameters();
             Ok(Some((Box::new(stream), connection)))
         }

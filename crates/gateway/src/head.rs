@@ -1,6 +1,6 @@
 //! Limits and framing of a request's head, checked on its bytes as they came.
 //!
-//! Pingora has parsed the head before and refuses most of what is malformed. What remains here is what it tolerates
+//! Pingora parses the head too, and refuses most of what is malformed. What remains here is what it tolerates
 //! although another parser could read it differently (a bare line feed, a length given twice), and limits below its own.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -13,17 +13,34 @@ pub const HEADER_FIELDS_MAX: usize = 90;
 /// Longest head of a request, in bytes: request line and header fields. Tokens and cookies stay far below.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Checks the head of a request (request line, header fields and empty line, each with its line end) and gives back
-/// its request target. Pingora's own copy of that has lost the fragment, which is not legal and hence not to be ignored.
+/// What is read from a head here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// The request target. Pingora's own copy of it has lost the fragment, which is not legal and hence not to be ignored.
+    pub target: &'a [u8],
+    /// Where the body ends.
+    pub body: Body,
+}
+
+/// Where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// After that many bytes; without a length there is none.
+    Length(u64),
+    /// With a chunk that says so.
+    Chunked,
+}
+
+/// Checks the head of a request: request line, header fields and empty line, each with its line end.
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub fn check(head: &[u8]) -> Result<&[u8], Refusal> {
+pub fn check(head: &[u8]) -> Result<Head<'_>, Refusal> {
     if head.len() > HEAD_BYTES_MAX {
         return Err(Refusal::HeadTooLarge);
     }
     let mut fields = 0;
-    let (mut has_length, mut is_chunked) = (false, false);
+    let (mut length, mut is_chunked) = (None, false);
     let mut lines = head.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r\n").ok_or(Refusal::Malformed));
     let target = lines.next().transpose()?.and_then(request_target).ok_or(Refusal::Malformed)?;
     for line in lines {
@@ -33,10 +50,11 @@ pub fn check(head: &[u8]) -> Result<&[u8], Refusal> {
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
             // Digits only: `5, 5` and `+5` are legal to some and not to others.
-            if has_length || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            if length.is_some() || !value.iter().all(u8::is_ascii_digit) {
                 return Err(Refusal::Framing);
             }
-            has_length = true;
+            let digits = str::from_utf8(value).ok().and_then(|digits| digits.parse::<u64>().ok());
+            length = Some(digits.ok_or(Refusal::Framing)?);
         } else if name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_str().as_bytes()) {
             if is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(Refusal::Framing);
@@ -47,7 +65,11 @@ pub fn check(head: &[u8]) -> Result<&[u8], Refusal> {
     if fields > HEADER_FIELDS_MAX {
         return Err(Refusal::HeadTooLarge);
     }
-    if has_length && is_chunked { Err(Refusal::Framing) } else { Ok(target) }
+    match (length, is_chunked) {
+        (Some(_), true) => Err(Refusal::Framing),
+        (None, true) => Ok(Head { target, body: Body::Chunked }),
+        (length, false) => Ok(Head { target, body: Body::Length(length.unwrap_or(0)) }),
+    }
 }
 
 /// What stands between method and version.
@@ -69,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_target_is_what_was_sent() {
-        assert_eq!(check(b"GET /v2/a?b=c#d HTTP/1.1\r\n\r\n"), Ok(&b"/v2/a?b=c#d"[..]));
+        let head = check(b"GET /v2/a?b=c#d HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(head, Head { target: b"/v2/a?b=c#d", body: Body::Length(0) });
         for bad in ["", "\r\n", "\r\nGET / HTTP/1.1\r\n", "GET /\r\n", "GET / a HTTP/1.1\r\n", "GET  / HTTP/1.1\r\n"] {
             assert_eq!(check(bad.as_bytes()), Err(Refusal::Malformed), "{bad:?}");
         }
@@ -95,6 +118,7 @@ mod tests {
             "Content-Length: -1\r\n",
             "Content-Length: 0x5\r\n",
             "Content-Length:\r\n",
+            "Content-Length: 18446744073709551616\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: chunked, identity\r\n",
             "Transfer-Encoding: gzip, chunked\r\n",

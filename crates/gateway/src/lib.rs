@@ -8,6 +8,7 @@ pub mod config;
 
 pub mod bindings;
 pub mod forwarded;
+mod framing;
 pub mod head;
 pub mod limits;
 pub mod refusal;

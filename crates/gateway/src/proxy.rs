@@ -7,6 +7,7 @@
 //! - A request is logged and counted once, at its end, in the module `observe`.
 
 use std::any::Any;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -321,6 +322,7 @@ fn drop_claims(head: &mut RequestHeader) {
 /// What a failure means to the client. None: there is no client any more.
 fn refusal(error: &Error) -> Option<Refusal> {
     match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::ReadError) if is_doubtful(error) => Some(Refusal::Framing),
         (
             ErrorSource::Downstream,
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
@@ -339,6 +341,11 @@ fn refusal(error: &Error) -> Option<Refusal> {
         (ErrorSource::Upstream, _) => Some(Refusal::BackendFailed),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Refusal::Internal),
     }
+}
+
+/// Whether the client's body broke off because its end was in doubt.
+fn is_doubtful(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
 async fn respond(session: &mut Session, request: &mut Request, refusal: Refusal) -> pingora::Result<()> {

@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::buffer::{Buffer, Size};
+use crate::framing::Framing;
 
 /// A buffered TCP connection.
 #[derive(Debug)]
@@ -161,10 +162,43 @@ impl AsyncWrite for Patient {
     }
 }
 
+/// A connection that requests are read from. What comes is judged before anybody sees it ([`Framing`]).
+#[derive(Debug)]
+pub(crate) struct RequestStream<S> {
+    stream: S,
+    framing: Framing,
+}
+
+impl<S> RequestStream<S> {
+    /// A connection on which nothing has been read yet.
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, framing: Framing::default() }
+    }
+}
+
+/// A connection in TLS.
+pub(crate) type EncryptedStream = RequestStream<TlsStream<ClientStream>>;
+
+/// A connection without.
+pub(crate) type PlainStream = RequestStream<ClientStream>;
+
+impl EncryptedStream {
+    /// Version and cipher suite, as everybody else writes them.
+    pub(crate) fn parameters(&self) -> Option<(&'static str, &'static str)> {
+        let (_, session) = self.stream.get_ref();
+        let version = match session.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => return None,
+        };
+        Some((version, session.negotiated_cipher_suite()?.suite().as_str()?))
+    }
+}
+
 /// What Pingora gives back after a request.
 enum Known {
     Encrypted(Box<EncryptedStream>),
-    Plain(Box<ClientStream>),
+    Plain(Box<PlainStream>),
 }
 
 impl Known {
@@ -181,58 +215,51 @@ impl Known {
 pub(crate) async fn wait_for_client(stream: Stream) -> Option<Stream> {
     match Known::of(stream)? {
         Known::Encrypted(mut stream) => {
-            let has_more = stream.0.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty());
+            let has_more = stream.stream.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty());
             has_more.then_some(stream as Stream)
         }
         Known::Plain(mut stream) => {
-            let has_more = matches!(stream.first_byte().await, Ok(Some(_)));
+            let has_more = matches!(stream.stream.first_byte().await, Ok(Some(_)));
             has_more.then_some(stream as Stream)
         }
     }
 }
 
-/// A connection in TLS.
-#[derive(Debug)]
-pub(crate) struct EncryptedStream(pub(crate) TlsStream<ClientStream>);
-
-impl EncryptedStream {
-    /// Version and cipher suite, as everybody else writes them.
-    pub(crate) fn parameters(&self) -> Option<(&'static str, &'static str)> {
-        let (_, session) = self.0.get_ref();
-        let version = match session.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => return None,
-        };
-        Some((version, session.negotiated_cipher_suite()?.suite().as_str()?))
+impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, framing } = self.get_mut();
+        framing.check()?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        let good = framing.follow(&buffer.filled()[before..]);
+        if good == 0 {
+            framing.check()?;
+        }
+        // A head that comes in one piece with what is in doubt can be answered.
+        buffer.set_filled(before + good);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncRead for EncryptedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for EncryptedStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -279,8 +306,8 @@ macro_rules! client_stream {
     };
 }
 
-client_stream!(ClientStream, |stream| &stream.tcp.tcp);
-client_stream!(EncryptedStream, |stream| &stream.0.get_ref().0.tcp.tcp);
+client_stream!(PlainStream, |stream| &stream.stream.tcp.tcp);
+client_stream!(EncryptedStream, |stream| &stream.stream.get_ref().0.tcp.tcp);
 
 #[cfg(test)]
 mod tests {
