@@ -73,9 +73,9 @@ impl Registry {
         fits: &(dyn Fn(&str, &Bytes) -> bool + Sync),
     ) -> Result<Page> {
         let mut names = Vec::new();
+        // One more than asked for tells whether more follow.
+        let mut wanted = limit.map_or(SCAN_ENTRIES, |limit| limit.saturating_add(1).min(SCAN_ENTRIES));
         loop {
-            // One more than asked for tells whether more follow.
-            let wanted = limit.map_or(SCAN_ENTRIES, |limit| (limit + 1 - names.len()).min(SCAN_ENTRIES));
             let rows = self.store.scan(prefix, after.as_ref(), wanted).await?;
             let entries = rows.iter().filter_map(|(key, row)| Some((key.text_after(prefix)?, row)));
             names.extend(entries.filter(|(name, row)| fits(name, row)).map(|(name, _)| name.to_owned()));
@@ -87,6 +87,8 @@ impl Registry {
                 Some((last, _)) if rows.len() == wanted => after = Some(last.clone()),
                 _ => return Ok(Page { names, more: false }),
             }
+            // Where few fit, a small page must not become many small scans.
+            wanted = (wanted * 2).min(SCAN_ENTRIES);
             tokio::task::yield_now().await;
         }
     }

@@ -1,7 +1,7 @@
 //! What docker asks of an address of all repositories as a whole: whether it speaks V2, and what there is.
 //!
-//! A page of the catalog reads no more rows than it lists and one scan for each repository that it comes by. Its order is
-//! that of the names as the client sees them.
+//! A page of the catalog begins where the one before ended, in each repository that it comes by. Images that the caller may
+//! not see are passed over, at most a scan's rows at a time. Its order is that of the names as the client sees them.
 
 use std::sync::Arc;
 

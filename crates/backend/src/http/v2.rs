@@ -180,11 +180,15 @@ pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBo
         let Ok(digest) = mount.parse::<Digest>() else { return invalid("DIGEST_INVALID", "mount must be a digest") };
         // Without a source, or with one that does not have it, the client uploads.
         if let Some(from) = call.query.get("from") {
-            let Some((source, from)) = call.place.image_named(from) else { return invalid("NAME_INVALID", "from must be an image name") };
-            // A source that the caller may not read is one that does not have it, and so is one in another repository:
-            // nothing is shared between them.
-            let is_readable = source == *repository && call.rights(&from).has(Right::Read);
-            if is_readable && call.registry.mount_blob(repository, (&from, image), &digest, &call.holder()).await? {
+            if from.parse::<ImageName>().is_err() {
+                return invalid("NAME_INVALID", "from must be an image name");
+            }
+            // A source that the caller may not read is one that does not have it, and so is one in another repository, or a
+            // name without a repository where names begin with one: nothing is shared between them.
+            let source = call.place.image_named(from).filter(|(source, from)| source == repository && call.rights(from).has(Right::Read));
+            if let Some((_, from)) = source
+                && call.registry.mount_blob(repository, (&from, image), &digest, &call.holder()).await?
+            {
                 return Ok(created(call, image, &digest));
             }
         }

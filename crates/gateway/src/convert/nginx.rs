@@ -8,6 +8,7 @@ mod upstream;
 mod variables;
 mod words;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -36,9 +37,15 @@ pub(super) fn site(source: &mut Source, directives: &[Directive]) -> Site {
     let mut assembly = Assembly::default();
     assembly.site.trusted_proxies = access::trusted_proxies(&around, source);
     let addresses: Vec<Vec<Listen>> = around.servers.iter().map(|server| listens(server, &mut source.ledger)).collect();
-    note_strangers(&addresses, source);
+    let mut sharing: HashMap<SocketAddr, Vec<&Listen>> = HashMap::new();
+    for listen in addresses.iter().flatten() {
+        sharing.entry(listen.address).or_default().push(listen);
+    }
+    for shared in sharing.values() {
+        note_strangers(shared, source);
+    }
+    let is_alone = |address| sharing.get(&address).is_none_or(|sharing| sharing.len() == 1);
     for (server, own) in around.servers.iter().zip(&addresses) {
-        let is_alone = |address: SocketAddr| addresses.iter().flatten().filter(|other| other.address == address).count() == 1;
         add_server(&around, server, own, is_alone, &mut assembly, source);
     }
     upstream::resolve(&around, &mut assembly, source);
@@ -69,16 +76,14 @@ fn around<'a>(source: &mut Source, directives: &'a [Directive]) -> Around<'a> {
 }
 
 /// Says what becomes of hosts that nobody names, where NGINX lets the order of its servers decide.
-fn note_strangers(addresses: &[Vec<Listen>], source: &mut Source) {
-    let mut seen = std::collections::HashSet::new();
-    for listen in addresses.iter().flatten().filter(|listen| seen.insert(listen.address)) {
-        let mut sharing = addresses.iter().flatten().filter(|other| other.address == listen.address);
-        if sharing.clone().count() > 1 && !sharing.any(|other| other.is_default) {
-            source.ledger.decide(
-                listen.id,
-                "NGINX gives hosts that nobody names to the first server of an address; here they are answered 421, unless you remove one binding's `server_name`",
-            );
-        }
+fn note_strangers(sharing: &[&Listen], source: &mut Source) {
+    if let [first, _, ..] = sharing
+        && !sharing.iter().any(|listen| listen.is_default)
+    {
+        source.ledger.decide(
+            first.id,
+            "NGINX gives hosts that nobody names to the first server of an address; here they are answered 421, unless you remove one binding's `server_name`",
+        );
     }
 }
 

@@ -147,13 +147,13 @@ async fn a_mount_from_another_repository_is_an_upload() {
     };
     let mounted = mount("docker-v2", "docker-v2/base").await;
     assert_eq!((mounted.status, location(&mounted)), (201, format!("/v2/docker-v2/team/app/blobs/{blob}")));
-    for from in ["docker-v2/base", "docker-absent/base", "docker-bearer/none"] {
+    for from in ["docker-v2/base", "docker-absent/base", "docker-bearer/none", "base"] {
         let begun = mount("docker-bearer", from).await;
         assert_eq!(begun.status, 202, "{from}");
         assert!(location(&begun).starts_with("/v2/docker-bearer/team/app/blobs/uploads/"));
     }
     assert_eq!(backend.get(&all(&format!("/v2/docker-bearer/team/app/blobs/{blob}"))).await.status, 404);
-    for from in ["base", "docker-v2/Base", ""] {
+    for from in ["docker-v2/Base", ""] {
         assert_eq!(mount("docker-v2", from).await.refusal(), (400, "NAME_INVALID".into()), "{from}");
     }
 }

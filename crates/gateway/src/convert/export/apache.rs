@@ -183,8 +183,8 @@ fn passing(text: &mut String, site: &Site, binding: &Binding) {
 fn rules(text: &mut String, site: &Site, binding: &Binding) {
     let backend = backend(site);
     text.push_str("\n    RewriteEngine on\n    # Paths that two servers could read differently, and requests without a host.\n");
-    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[A-Z]+ (?:https?://[^/? ]*)?/(?:/|\\.\\.?[/ ?])\" [OR]");
-    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[A-Z]+ (?:https?://[^/? ]*)?/[^ ?]*(?://|/\\.\\.?[/ ?]|[^ ?{PATH_CHARS}])\" [OR]");
+    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[^ ]+ (?:https?://[^/? ]*)?/(?:/|\\.\\.?[/ ?])\" [OR]");
+    line!(text, 1, "RewriteCond %{{THE_REQUEST}} \"^[^ ]+ (?:https?://[^/? ]*)?/[^ ?]*(?://|/\\.\\.?[/ ?]|[^ ?{PATH_CHARS}])\" [OR]");
     line!(text, 1, "RewriteCond %{{HTTP_HOST}} \"^$\"");
     line!(text, 1, "RewriteRule ^ - [R=400,L]");
     line!(text, 1, "RewriteCond %{{HTTP_HOST}} \"^(\\[[0-9A-Fa-f:.]+\\]|[^:]+)\"");
