@@ -26,6 +26,18 @@ fn a_host_that_the_client_makes_up_appears_nowhere_but_as_its_own_and_a_forwarde
 }
 
 #[test]
+fn a_health_check_that_passes_is_no_line_of_the_log() {
+    let registry = Registry::start();
+    let client = Client::plain(registry.direct);
+    for path in ["/healthz", "/healthz/live", "/healthz/no-such"] {
+        client.get(path);
+    }
+    let log = std::fs::read_to_string(registry.path("berth-backend.log")).unwrap();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("/healthz")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("/healthz/no-such"), "{lines:?}");
+}
+
+#[test]
 fn bad_input_is_refused_in_the_protocols_own_form_and_leaves_nothing() {
     let registry = Registry::start();
     let client = registry.client(registry.first);

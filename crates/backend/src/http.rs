@@ -125,10 +125,13 @@ impl Service {
         let answer = if method == Method::HEAD { without_body(answer) } else { answer };
         let status = answer.status().as_u16();
         event.request(&method, &path, status, &request_id);
-        tracing::info!(
-            target: "access", %method, path, status, user = event.user(), client = event.client(),
-            elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), request_id,
-        );
+        // Gateways and monitors ask every few seconds: that all is well would bury the rest.
+        if !(route::is_health(&path) && status == 200) {
+            tracing::info!(
+                target: "access", %method, path, status, user = event.user(), client = event.client(),
+                elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), request_id,
+            );
+        }
         let answer = match span {
             Some(mut span) => {
                 event.describe(&mut span);

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use berth_names::Origin;
+use http::HeaderValue;
 use http::header::{HOST, UPGRADE};
-use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use crate::bindings::Binding;
@@ -64,14 +64,13 @@ impl Gateway {
         let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
         let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
         let is_probe = self.live.answers_probes() && probe::is_probe(target);
-        // What a probe is about is the way here, whatever its method and path: whoever may ask whether this is a registry
-        // may send one.
-        let (method, asked) = if is_probe { (Method::GET, &b"/v2/"[..]) } else { (head.method.clone(), target) };
-        let (binding, action) = match rewrite::rewrite(arrival, &method, asked, hosts) {
-            Ok(Meaning::Bound(binding, action)) => (binding, Some(action)),
+        let method = head.method.clone();
+        let meaning = if is_probe { rewrite::probe(arrival, hosts) } else { rewrite::rewrite(arrival, &method, target, hosts) };
+        let (binding, action) = match meaning {
+            Ok(Meaning::Bound(binding, action)) => (binding, action),
             // The likeliest reason is a host that was changed on the way, which is for doctor to say. Whose it is can't be
             // told, but somebody's limits must hold.
-            Err(Refusal::UnknownHost) if is_probe => (unknown.cloned().ok_or(Refusal::UnknownHost)?, None),
+            Err(Refusal::UnknownHost) if is_probe => (unknown.cloned().ok_or(Refusal::UnknownHost)?, Ok(Action::Report(None))),
             Err(refusal) => return Err(refusal),
             Ok(Meaning::AcmeChallenge(token)) => {
                 let answer = self.live.acme().and_then(|acme| acme.http_answer(&token)).ok_or(Refusal::NotFound)?;
@@ -91,14 +90,13 @@ impl Gateway {
         // Registry clients upgrade to nothing.
         head.remove_header(&UPGRADE);
         set_limits(session, &binding.limits);
-        match action.transpose()? {
-            None => Ok(Answer::Probe { target: target.into(), origin: None }),
-            Some(Action::Pass(upstream)) if is_probe => Ok(Answer::Probe { target: target.into(), origin: Some(upstream.origin) }),
-            Some(Action::Pass(upstream)) if binding.access.read_only && !method.is_safe() && !upstream.is_login() => Err(Refusal::ReadOnly),
-            Some(Action::Pass(upstream)) => Ok(Answer::Pass(upstream)),
-            Some(Action::Redirect(to)) => Ok(Answer::Own(Own::redirect(&to)?)),
-            Some(Action::GiveAuthority) => Own::authority(&binding).map(Answer::Own),
-            Some(Action::ExplainTrust(origin)) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
+        match action? {
+            Action::Report(origin) => Ok(Answer::Probe { target: target.into(), origin }),
+            Action::Pass(upstream) if binding.access.read_only && !method.is_safe() && !upstream.is_login() => Err(Refusal::ReadOnly),
+            Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
+            Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
+            Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
+            Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
         }
     }
 }

@@ -97,6 +97,8 @@ pub struct Facts<'a> {
     pub port: u16,
     /// What the backend would be told that the client used; none if no binding is for this host.
     pub origin: Option<&'a Origin>,
+    /// Whether the binding is for management, and has no repository.
+    pub is_console: bool,
     /// Who opened the connection.
     pub peer: SocketAddr,
     /// Who is taken for the client: the peer, or whom a trusted proxy named.
@@ -120,6 +122,9 @@ pub struct Report {
     pub listener_port: u16,
     /// What clients are told that they used, in every URL; none if no binding is for this host.
     pub origin: Option<String>,
+    /// Whether the binding is for management, and docker is not spoken there.
+    #[serde(default)]
+    pub is_console: bool,
     /// Who opened the connection.
     pub peer: SocketAddr,
     /// Who is taken for the client.
@@ -238,6 +243,7 @@ pub fn report(head: (&Method, Version, &HeaderMap), target: &[u8], facts: &Facts
         listener_scheme: facts.scheme.as_str().to_owned(),
         listener_port: facts.port,
         origin: facts.origin.map(ToString::to_string),
+        is_console: facts.is_console,
         peer: facts.peer,
         client: facts.client,
         headers: SHOWN.iter().filter(|name| headers.contains_key(*name)).map(|name| (name.to_string(), values(name))).collect(),

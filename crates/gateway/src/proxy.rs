@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use crate::admission::Answer;
-use crate::bindings::Binding;
+use crate::bindings::{Binding, Bound};
 use crate::connection::{Connection, scheme_header};
 use crate::forwarded::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
 use crate::limits::{Admission, SLOW_START};
@@ -286,6 +286,7 @@ impl Gateway {
             scheme: connection.slot.listener().scheme,
             port: connection.port,
             origin,
+            is_console: request.binding.as_ref().is_some_and(|binding| matches!(binding.bound, Bound::Console(_))),
             peer: SocketAddr::new(connection.peer, connection.peer_port),
             client: request.client.unwrap_or(connection.peer),
         };

@@ -55,6 +55,8 @@ pub enum Action {
     GiveAuthority,
     /// The client is told how to trust the authority.
     ExplainTrust(Origin),
+    /// The client is told how its request arrived, and what it is taken to have used; none if no binding is for its host.
+    Report(Option<Origin>),
 }
 
 /// A request as it goes to the backend.
@@ -91,10 +93,9 @@ pub fn rewrite<'a>(
     }
     let host = only_host(hosts)?;
     let target = Target::parse(target)?;
-    let Arrival { listener, port, forwarded } = arrival;
-    let scheme = forwarded.scheme.unwrap_or(listener.scheme);
+    let Arrival { listener, forwarded, .. } = arrival;
     if let Some((written, authority)) = &target.absolute
-        && (*written != scheme || *authority != host)
+        && (*written != forwarded.scheme.unwrap_or(listener.scheme) || *authority != host)
     {
         return Err(Refusal::HostMismatch);
     }
@@ -105,10 +106,28 @@ pub fn rewrite<'a>(
     {
         return Ok(Meaning::AcmeChallenge(token.into()));
     }
-    let host = forwarded.host.as_ref().unwrap_or(&host);
-    let binding = listener.bindings.find(host.host()).ok_or(Refusal::UnknownHost)?;
-    let origin = binding.public.origin(scheme, host, forwarded.port.unwrap_or(port));
+    let (binding, host, origin) = locate(arrival, &host)?;
     Ok(Meaning::Bound(Arc::clone(binding), action(binding, method, host, &target, origin)))
+}
+
+/// The same for a probe, which is about the way here, whatever its method and path.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn probe<'a>(arrival: Arrival<'_>, hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Meaning, Refusal> {
+    let host = only_host(hosts)?;
+    let (binding, _, origin) = locate(arrival, &host)?;
+    Ok(Meaning::Bound(Arc::clone(binding), Ok(Action::Report(Some(origin)))))
+}
+
+/// The binding for a request with this `Host`, the host that the client used, and all that it used.
+fn locate<'a>(arrival: Arrival<'a>, host: &'a Authority) -> Result<(&'a Arc<Binding>, &'a Authority, Origin), Refusal> {
+    let Arrival { listener, port, forwarded } = arrival;
+    let host = forwarded.host.as_ref().unwrap_or(host);
+    let binding = listener.bindings.find(host.host()).ok_or(Refusal::UnknownHost)?;
+    let scheme = forwarded.scheme.unwrap_or(listener.scheme);
+    let origin = binding.public.origin(scheme, host, forwarded.port.unwrap_or(port));
+    Ok((binding, host, origin))
 }
 
 fn action(binding: &Binding, method: &Method, host: &Authority, target: &Target<'_>, origin: Origin) -> Result<Action, Refusal> {

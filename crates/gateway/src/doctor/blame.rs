@@ -36,7 +36,8 @@ pub(super) fn findings(hops: &[Examined]) -> Vec<Finding> {
 }
 
 fn finding(hops: &[Examined], verdict: &Verdict, fault: Fault) -> Finding {
-    let is_gateways = matches!(fault, Fault::NotTrusted | Fault::PublicAddress | Fault::UnknownHost | Fault::Denied | Fault::Api);
+    let is_gateways =
+        matches!(fault, Fault::NotTrusted | Fault::PublicAddress | Fault::UnknownHost | Fault::NoRepository | Fault::Denied | Fault::Api);
     // A hop that cannot be reached from here says nothing.
     let reachable: Vec<&Examined> =
         hops.iter().enumerate().filter(|(at, hop)| *at == 0 || !hop.has(Fault::Unreachable)).map(|(_, hop)| hop).collect();

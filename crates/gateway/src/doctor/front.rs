@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::answer::Answer;
 
@@ -99,18 +100,30 @@ pub(super) fn product(answer: &Answer) -> Product {
     if let Some((_, product)) = SERVERS.iter().find(|(name, _)| via.contains(name)) {
         return *product;
     }
-    if server.is_empty() && page == "404 page not found\n" {
-        // Go's own text: of the products in this place, Traefik's.
-        return Product::Traefik;
+    if is_refusal(answer) {
+        return Product::Gateway;
     }
-    if is_refusal(answer) { Product::Gateway } else { Product::Unknown }
+    // Go's own text: of the products in this place, Traefik's.
+    if server.is_empty() && page == GO_NOT_FOUND { Product::Traefik } else { Product::Unknown }
 }
+
+/// What Go's servers say of a path that they don't have, in lower case. The backend says the same at the V2 paths of a V1
+/// repository, since docker 1.10 takes nothing else for a reason to try V1.
+const GO_NOT_FOUND: &str = "404 page not found\n";
 
 /// Whether an answer is an error as the gateway or the backend gives it, rather than a page of a front.
 pub(super) fn is_refusal(answer: &Answer) -> bool {
     let id = answer.header("x-request-id").is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    let body: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
-    id && body.is_some_and(|body| body.get("errors").is_some() || body.get("error").is_some())
+    let is_json =
+        || serde_json::from_slice(&answer.body).is_ok_and(|body: Value| body.get("errors").is_some() || body.get("error").is_some());
+    id && (answer.body.eq_ignore_ascii_case(GO_NOT_FOUND.as_bytes()) || is_json())
+}
+
+/// The reason that an error of the gateway's or the backend's gives, if it is one.
+pub(super) fn reason(answer: &Answer) -> Option<String> {
+    let body: Value = serde_json::from_slice(&answer.body).ok().filter(|_| is_refusal(answer))?;
+    let message = body.pointer("/errors/0/message").or_else(|| body.get("error"))?;
+    Some(message.as_str()?.to_owned())
 }
 
 /// Who answered, for a sentence: the product with its version if that is told.
@@ -151,6 +164,7 @@ mod tests {
             (answer(&[("server", "awselb/2.0")], ""), Product::Alb),
             (answer(&[("via", "1.1 Caddy")], ""), Product::Caddy),
             (answer(&[], "404 page not found\n"), Product::Traefik),
+            (answer(&[id], "404 page not found\n"), Product::Gateway),
             (answer(&[id], r#"{"errors":[{"code":"NOT_FOUND"}]}"#), Product::Gateway),
             (answer(&[id], r#"{"error":"no"}"#), Product::Gateway),
             (answer(&[], r#"{"errors":[]}"#), Product::Unknown),

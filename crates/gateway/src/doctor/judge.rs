@@ -72,6 +72,7 @@ pub(super) enum Fault {
     ForgedAddress,
     Api,
     HttpVersion,
+    NoRepository,
     HeaderLost,
     AnswerHeaderLost,
     Method,
@@ -127,7 +128,7 @@ pub(super) fn judge(seen: &Observations) -> Vec<Verdict> {
         verdicts.push(Verdict::wrong("limits", Fault::Limited, "requests are refused for being too many: the rest could not be examined"));
         return verdicts;
     }
-    verdicts.extend(judge_apis(seen));
+    verdicts.extend(judge_apis(seen, report));
     if let Some(details) = &seen.details {
         verdicts.push(judge_version(report));
         verdicts.extend(judge_headers(seen, report, details));
@@ -237,7 +238,14 @@ fn judge_failure(seen: &Observations, failure: &Failure) -> Verdict {
 }
 
 /// What docker asks first of each API.
-fn judge_apis(seen: &Observations) -> Vec<Verdict> {
+fn judge_apis(seen: &Observations, report: &Report) -> Vec<Verdict> {
+    if report.is_console {
+        return vec![Verdict::fine("api", "management only: this is a console, and docker has other addresses")];
+    }
+    let absent = |exchange: &Exchange| exchange.answer.as_ref().ok().filter(|answer| answer.status == 404).and_then(front::reason);
+    if let (Some(v2), Some(_)) = (absent(&seen.v2), absent(&seen.ping)) {
+        return vec![Verdict::wrong("api", Fault::NoRepository, format!("neither /v2/ nor /v1/_ping is answered: {v2}"))];
+    }
     let mut verdicts = Vec::new();
     for (path, exchange) in [("/v2/", &seen.v2), ("/v1/_ping", &seen.ping)] {
         let verdict = match &exchange.answer {
@@ -265,20 +273,14 @@ fn judge_api(path: &str, answer: &Answer) -> Verdict {
             Verdict::wrong("api", Fault::Redirect, format!("{path} is redirected ({status}) to {to}, by {who}: docker does not follow"))
         }
         // A repository has one API.
-        (404, _) if matches!(front::product(answer), Product::Gateway | Product::Unknown) || answer.body.is_empty() => {
+        (404, _) if front::is_refusal(answer) || front::product(answer) == Product::Unknown || answer.body.is_empty() => {
             Verdict::fine("api", format!("{path} answers 404: this repository has the other API"))
         }
-        (404, _) if is_plain_text(answer) => Verdict::fine("api", format!("{path} answers 404: this repository has the other API")),
         (502..=504, _) if front::is_refusal(answer) => {
             Verdict::wrong("api", Fault::Api, format!("{path} answers {status}: the gateway does not get an answer from its backend"))
         }
         _ => Verdict::wrong("api", Fault::NotForwarded, format!("{path} is answered {status} by {who}")),
     }
-}
-
-/// The backend's 404 for docker 1.10, which needs it as text.
-fn is_plain_text(answer: &Answer) -> bool {
-    answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain"))
 }
 
 fn judge_version(report: &Report) -> Verdict {

@@ -45,6 +45,7 @@ pub(super) const fn of(fault: Fault) -> Remedy {
         | Fault::Denied
         | Fault::Limited
         | Fault::UnknownHost
+        | Fault::NoRepository
         | Fault::Method
         | Fault::Path
         | Fault::HeaderLost
@@ -122,6 +123,10 @@ const fn forwarding(fault: Fault) -> Remedy {
         Fault::UnknownHost => {
             remedy("bind this host name, or let a binding have no server_name", &[(Gateway, "[[binding]] server_name = \"HOST\"")])
         }
+        Fault::NoRepository => remedy(
+            "bind this address to a repository, see that the backend has the repository, or use an address that has one: berth-gateway bindings lists them",
+            &[(Gateway, "[[binding]] repository = \"KEY\"")],
+        ),
         Fault::Method => remedy(
             "let GET, HEAD, POST, PUT, PATCH and DELETE through",
             &[

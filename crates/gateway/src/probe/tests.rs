@@ -5,7 +5,14 @@ use berth_names::ImageName;
 use super::*;
 
 fn facts() -> Facts<'static> {
-    Facts { scheme: Scheme::Http, port: 5000, origin: None, peer: "10.0.0.2:4711".parse().unwrap(), client: "10.0.0.9".parse().unwrap() }
+    Facts {
+        scheme: Scheme::Http,
+        port: 5000,
+        origin: None,
+        is_console: false,
+        peer: "10.0.0.2:4711".parse().unwrap(),
+        client: "10.0.0.9".parse().unwrap(),
+    }
 }
 
 fn nothing() -> Body {

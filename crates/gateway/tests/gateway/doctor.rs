@@ -28,7 +28,14 @@ async fn registry(request: Request<Incoming>) -> Response<Body> {
             .header("www-authenticate", format!("Bearer realm=\"{}://{}/v2/token\"", header("x-forwarded-proto"), header("host")))
             .body(full("{}")),
         Some("/v1/_ping") => Response::builder().header("x-docker-registry-version", "0.9.1").body(full("true")),
-        _ => Response::builder().status(404).header("x-request-id", id).body(full("{\"errors\":[]}")),
+        None if request.uri().path().contains("/docker-old/") => match request.uri().path().ends_with("/_ping") {
+            true => Response::builder().header("x-docker-registry-version", "0.9.1").body(full("true")),
+            false => Response::builder().status(404).header("x-request-id", id).body(full("404 page not found\n")),
+        },
+        _ => Response::builder()
+            .status(404)
+            .header("x-request-id", id)
+            .body(full("{\"errors\":[{\"code\":\"NAME_UNKNOWN\",\"message\":\"no such repository\"}]}")),
     };
     answer.unwrap()
 }
@@ -101,18 +108,23 @@ impl Way {
     /// What doctor says, and whether it says that all is well.
     async fn ask(&self, arguments: &[&str]) -> Outcome {
         let ca = self.site.path("localhost/ca.pem");
-        let mut all = vec!["doctor", "--json", "--body-mib", "3"];
+        let mut all = vec!["--body-mib", "3"];
         if !arguments.contains(&"--ca") {
             all.extend(["--ca", ca.to_str().unwrap()]);
         }
         all.extend(arguments);
-        let mut doctor = command(&all);
-        let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let said: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
-        assert_eq!(said["ok"].as_bool(), Some(output.status.success()), "{text}");
-        Outcome { said }
+        ask(&all).await
     }
+}
+
+/// What doctor says for these arguments.
+async fn ask(arguments: &[&str]) -> Outcome {
+    let mut doctor = command(&[&["doctor", "--json"], arguments].concat());
+    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(said["ok"].as_bool(), Some(output.status.success()), "{text}");
+    Outcome { said }
 }
 
 async fn start_nginx(
@@ -211,6 +223,40 @@ async fn the_gateway_alone_is_well() {
     let way = Way::to_gateway("https").await;
     let outcome = way.ask(&[&way.url(), "--address", &format!("127.0.0.2:{}", way.port)]).await;
     outcome.is(&[]);
+}
+
+#[tokio::test]
+async fn a_repository_for_v1_alone_is_well_and_nobody_elses() {
+    let site = Site::new(registry);
+    let port = free_port();
+    let _gateway = site.start(&plain_binding(port).replace("docker-local", "docker-old")).await;
+    let outcome = ask(&["--body-mib", "1", &format!("http://127.0.0.1:{port}")]).await;
+    outcome.is(&[]);
+    assert_eq!(outcome.said["hops"][0]["product"], "gateway", "{:#}", outcome.said);
+}
+
+#[tokio::test]
+async fn a_console_is_well_and_said_to_be_one() {
+    let site = Site::new(registry);
+    let port = free_port();
+    let _gateway = site.start(&plain_binding(port).replace("repository = \"docker-local\"", "console = true")).await;
+    let outcome = ask(&["--body-mib", "1", &format!("http://127.0.0.1:{port}")]).await;
+    outcome.is(&[]);
+    assert!(outcome.said.to_string().contains("management only"), "{:#}", outcome.said);
+}
+
+#[tokio::test]
+async fn an_address_without_a_repository_is_found() {
+    let site = Site::new(registry);
+    let (redirects, absent) = (free_port(), free_port());
+    let bindings = plain_binding(redirects).replace("repository = \"docker-local\"", "redirect = \"https://registry.example\"")
+        + &plain_binding(absent).replace("docker-local", "docker-none");
+    let _gateway = site.start(&bindings).await;
+    for (port, reason) in [(redirects, "only redirects browsers"), (absent, "no such repository")] {
+        let outcome = ask(&["--body-mib", "1", &format!("http://127.0.0.1:{port}")]).await;
+        outcome.is(&[("no-repository", "wrong")]);
+        outcome.says("no-repository", &[reason, "berth-gateway bindings"]);
+    }
 }
 
 #[tokio::test]
@@ -470,10 +516,7 @@ async fn probes_are_answered_only_while_the_configuration_says_so() {
     let binding = crate::support::plain_binding(port) + "[doctor]\nenabled = false\n";
     let _gateway = site.start(&binding).await;
     assert_eq!(Client::connect(port).await.get("/v2/_berth/probe", "localhost").await.status, 404);
-    let mut doctor = command(&["doctor", "--json", &format!("http://127.0.0.1:{port}")]);
-    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap()).await.unwrap();
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(said["findings"][0]["fault"], "no-probe", "{said:#}");
+    ask(&[&format!("http://127.0.0.1:{port}")]).await.is(&[("no-probe", "wrong")]);
 }
 
 #[tokio::test]

@@ -79,6 +79,7 @@ fn clocks_are_compared_in_the_middle_of_the_exchange() {
         listener_scheme: "https".into(),
         listener_port: 443,
         origin: None,
+        is_console: false,
         peer: "127.0.0.1:1".parse().unwrap(),
         client: "127.0.0.1".parse().unwrap(),
         headers: Default::default(),
