@@ -7,15 +7,12 @@
 //! It speaks plain HTTP and knows no users: it belongs on the loopback or on a network of its own. Nothing on it waits
 //! without a bound, and it can't take the descriptors or the memory that clients need.
 
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -24,23 +21,23 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pingora::server::{ListenFds, ShutdownWatch};
-use pingora::services::Service;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use crate::listener;
 use crate::metrics::{self, Metrics};
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;
 
-/// How long a connection may take for the head of a request, and hence stay idle.
+/// How long a connection may take for the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(15);
 
-/// How long a connection may last: a scraper that keeps its connection finds it closed now and then, and makes a new one.
-const CONNECTION_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long a connection may last: one request and its answer.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes buffered for a connection, and with them the longest head.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
@@ -81,70 +78,98 @@ impl State {
     }
 }
 
-/// The listener as a service of the server that also runs the proxy.
-pub struct AdminService {
-    listener: Option<std::net::TcpListener>,
+/// Where the gateway is watched from: an address or none, which can be changed while it runs.
+///
+/// An accept loop goes on when this is dropped, until the process ends: a drain is what one wants to watch.
+pub struct Admin {
     state: Arc<State>,
+    open: Option<Open>,
 }
 
-impl AdminService {
-    /// Serves on a socket that listens.
-    ///
-    /// # Errors
-    /// If it can't be used.
-    pub fn new(listener: std::net::TcpListener, state: Arc<State>) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener: Some(listener), state })
-    }
-
-    /// The address that it listens on.
-    ///
-    /// # Errors
-    /// If the service was started already, or the kernel does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?.local_addr()
-    }
+struct Open {
+    /// Of the configuration, not of the socket: port 0 must stay the same address over reloads.
+    address: SocketAddr,
+    socket: Arc<TcpListener>,
+    accept_loop: JoinHandle<()>,
 }
 
-#[async_trait]
-impl Service for AdminService {
-    /// Until the process ends, not only until the drain begins: a drain is what one wants to watch.
-    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
-        let Some(listener) = self.listener.take() else { return };
-        match TcpListener::from_std(listener) {
-            Ok(listener) => {
-                let ending = async move {
-                    let _ = shutdown.wait_for(|stopping| *stopping).await;
-                };
-                serve(listener, Arc::clone(&self.state), ending).await;
-            }
-            Err(error) => warn!(%error, "cannot serve metrics"),
+impl Admin {
+    /// Not watched from anywhere yet.
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state, open: None }
+    }
+
+    /// Answers at this address, whose socket listens already.
+    ///
+    /// # Errors
+    /// If the socket can't be used.
+    pub fn open(&mut self, address: SocketAddr, socket: StdListener) -> io::Result<()> {
+        let socket = Arc::new(TcpListener::from_std(socket)?);
+        info!(listen.address = %address, "listening for metrics");
+        let accept_loop = tokio::spawn(accept(Arc::clone(&socket), Arc::clone(&self.state)));
+        self.open = Some(Open { address, socket, accept_loop });
+        Ok(())
+    }
+
+    /// The address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.open.as_ref().map(|open| open.address)
+    }
+
+    /// The socket, for a successor.
+    pub fn socket(&self) -> Option<Arc<TcpListener>> {
+        self.open.as_ref().map(|open| Arc::clone(&open.socket))
+    }
+
+    /// Answers at this address from now on and at no other.
+    ///
+    /// # Errors
+    /// If the address can't be had; then nothing has changed.
+    pub async fn listen(&mut self, address: Option<SocketAddr>) -> anyhow::Result<()> {
+        let before = self.address();
+        if before == address {
+            return Ok(());
+        }
+        let Some(address) = address else {
+            self.close().await;
+            return Ok(());
+        };
+        // `0.0.0.0:9145` can't be had before `127.0.0.1:9145` is given up.
+        let in_the_way = before.filter(|before| before.port() == address.port() && before.is_ipv4() == address.is_ipv4());
+        if in_the_way.is_some() {
+            self.close().await;
+        }
+        let opened = self.bind(address).await;
+        if let (Err(_), Some(before)) = (&opened, in_the_way)
+            && let Err(error) = self.bind(before).await
+        {
+            warn!(error = format!("{error:#}"), "cannot be watched any more");
+        }
+        opened
+    }
+
+    async fn bind(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let socket = listener::bind(address)?;
+        self.close().await;
+        Ok(self.open(address, socket)?)
+    }
+
+    /// Answers nowhere. Answers that are under way are given.
+    pub async fn close(&mut self) {
+        if let Some(Open { address, socket, accept_loop }) = self.open.take() {
+            accept_loop.abort();
+            // The error is that it was aborted.
+            let _ = accept_loop.await;
+            drop(socket);
+            info!(listen.address = %address, "no longer listening for metrics");
         }
     }
-
-    fn name(&self) -> &str {
-        "admin"
-    }
-
-    fn threads(&self) -> Option<usize> {
-        Some(1)
-    }
 }
 
-/// Serves until `shutdown` resolves. Answers that are under way are not waited for: whoever asks, asks again.
-pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) {
+async fn accept(socket: Arc<TcpListener>, state: Arc<State>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = &mut shutdown => return,
-            accepted = accepted => accepted,
-        };
-        match accepted {
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match socket.accept().await {
             Ok((tcp, _)) => {
                 let state = Arc::clone(&state);
                 tokio::spawn(async move {
@@ -162,12 +187,15 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
 
 async fn serve_connection(tcp: TcpStream, state: Arc<State>) {
     let service = service_fn(move |request| {
-        let answer = answer(&request, &state);
-        async { Ok::<_, Infallible>(answer) }
+        let state = Arc::clone(&state);
+        // The more bindings there are, the longer it takes: nobody should wait for that here.
+        async move { spawn_blocking(move || answer(&request, &state)).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
+        // A connection that was kept would go on asking a process that has a successor.
+        .keep_alive(false)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADER_FIELDS_MAX)
         .serve_connection(TokioIo::new(tcp), service);

@@ -29,7 +29,7 @@ use crate::watch::Stamp;
 pub use acme::{AcmeConfig, Source};
 pub use problem::Problem;
 use problem::Problems;
-use table::{AccessLogTable, File};
+use table::{AccessLogTable, Address, File};
 
 /// How long requests that are under way may go on after a signal to stop, unless the file says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub struct Config {
     pub servers: Vec<Server>,
     /// How requests are written down.
     pub access_log: access::Settings,
-    /// Where metrics and health are served. A reload does not change it.
+    /// Where metrics and health are served.
     pub metrics: Option<SocketAddr>,
     /// Where traces go, if anywhere.
     pub traces: Option<berth_traces::Settings>,
@@ -114,9 +114,8 @@ impl Config {
         let mut acme = file.acme.map(|table| acme::read(table, directory, &mut problems));
         let mut reader = binding::Reader::new(&mut files, &mut problems, &file.trusted_proxies, defaults, acme.as_mut());
         let listeners = reader.listeners(file.bindings);
-        let AccessLogTable { format, path } = file.access_log;
-        let access_log = access::Settings { format, path: path.map(|path| directory.join(path)) };
-        let metrics = file.metrics.map(|table| table.listen.into());
+        let access_log = access_log(file.access_log, directory, &mut problems);
+        let metrics = file.metrics.map(|table| metrics(table.listen, &listeners, &mut problems));
         if problems.is_empty() {
             Ok(Self {
                 trusted_proxies: file.trusted_proxies,
@@ -143,6 +142,31 @@ fn drain(seconds: Option<&Spanned<u64>>, problems: &mut Problems<'_>) -> Duratio
         problems.add(seconds.span(), format!("`drain_timeout_s` is at most {DRAIN_MAX_S}, a day"));
     }
     Duration::from_secs(*seconds.get_ref())
+}
+
+fn access_log(table: AccessLogTable, directory: &Path, problems: &mut Problems<'_>) -> access::Settings {
+    let AccessLogTable { format, path } = table;
+    let path = path.map(|path| {
+        let (span, path) = (path.span(), directory.join(path.into_inner()));
+        // What is missing would be known only when the file is opened.
+        match path.parent() {
+            _ if path.is_dir() => problems.add(span, format!("{} is a directory", path.display())),
+            Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
+                problems.add(span, format!("there is no directory {}", parent.display()));
+            }
+            _ => {}
+        }
+        path
+    });
+    access::Settings { format, path }
+}
+
+fn metrics(listen: Spanned<Address>, listeners: &[Listener], problems: &mut Problems<'_>) -> SocketAddr {
+    let (span, address) = (listen.span(), listen.into_inner().into());
+    if listeners.iter().any(|listener| listener.address == address && address.port() != 0) {
+        problems.add(span, format!("{address} is the address of a binding: metrics have one of their own"));
+    }
+    address
 }
 
 /// Resolves paths, and remembers which files were read.

@@ -253,7 +253,11 @@ impl Listeners {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<StdListener> {
+/// Binds and listens.
+///
+/// # Errors
+/// If the address can't be had.
+pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<StdListener> {
     listen(address).with_context(|| format!("cannot listen on {address}"))
 }
 

@@ -13,7 +13,7 @@ use crate::acme::Acme;
 use crate::config::Config;
 use crate::limits::Meter;
 use crate::metrics::{CertificateExpiry, UpstreamState};
-use crate::observe::Observe;
+use crate::observe::{self, Observe};
 use crate::overview;
 use crate::upstream::{Pool, ServerState};
 
@@ -39,32 +39,48 @@ impl Live {
     /// # Errors
     /// If its backends make no pool, the access log can't be opened or the ACME state can't be used.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let acme = acme(config, None)?;
+        if let (Some(acme), Some(wanted)) = (&acme, &config.acme) {
+            acme.set_names(wanted.names.clone());
+        }
         Ok(Self {
             trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
             pool: ArcSwap::from_pointee(Pool::new(&config.servers)?),
             certificates: ArcSwap::from_pointee(overview::certificates(&config.listeners)),
             observe: Arc::new(Observe::open(config)?),
-            acme: ArcSwapOption::new(acme(config, None)?),
+            acme: ArcSwapOption::new(acme),
             answers_probes: AtomicBool::new(config.answers_probes),
             registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
             meter: Meter::default(),
         })
     }
 
-    /// Goes on with what another one says. Requests under way keep what they began with.
+    /// Does all of a change that can fail.
     ///
     /// # Errors
-    /// If its backends make no pool, or the ACME state can't be used; then nothing has changed.
-    pub fn replace(&self, config: &Config) -> anyhow::Result<()> {
-        let pool = self.pool.load().replaced_by(&config.servers)?;
-        self.observe.reload(config)?;
+    /// If the backends make no pool, the access log can't be opened or the ACME state can't be used.
+    pub fn prepare<'c>(&self, config: &'c Config) -> anyhow::Result<Next<'c>> {
+        Ok(Next {
+            config,
+            pool: self.pool.load().replaced_by(&config.servers)?,
+            acme: acme(config, self.acme.load_full())?,
+            observe: self.observe.prepare(config)?,
+        })
+    }
+
+    /// Goes on with what was prepared. Requests under way keep what they began with.
+    pub fn adopt(&self, next: Next<'_>) {
+        let Next { config, pool, acme, observe } = next;
+        self.observe.adopt(observe);
         self.certificates.store(overview::certificates(&config.listeners).into());
-        self.acme.store(acme(config, self.acme.load_full())?);
+        if let (Some(acme), Some(wanted)) = (&acme, &config.acme) {
+            acme.set_names(wanted.names.clone());
+        }
+        self.acme.store(acme);
         self.answers_probes.store(config.answers_probes, Ordering::Relaxed);
         self.pool.store(pool.into());
         self.trusted_proxies.store(config.trusted_proxies.clone().into());
         self.registries.store(overview::registries(&config.listeners).into());
-        Ok(())
     }
 
     /// The backends that requests go to now.
@@ -121,6 +137,16 @@ impl Live {
     }
 }
 
+/// What a changed configuration brings, ready to be adopted: nothing of it can fail any more.
+#[derive(Debug)]
+#[must_use]
+pub struct Next<'c> {
+    config: &'c Config,
+    pool: Pool,
+    acme: Option<Arc<Acme>>,
+    observe: observe::Next,
+}
+
 /// What gets this configuration's certificates by ACME: what has done so far, if it is asked for the same.
 fn acme(config: &Config, known: Option<Arc<Acme>>) -> anyhow::Result<Option<Arc<Acme>>> {
     let Some(wanted) = &config.acme else { return Ok(None) };
@@ -128,7 +154,6 @@ fn acme(config: &Config, known: Option<Arc<Acme>>) -> anyhow::Result<Option<Arc<
         Some(known) => known,
         None => Acme::new(wanted.settings.clone())?,
     };
-    acme.set_names(wanted.names.clone());
     wanted.source.store(Some(Arc::clone(&acme)));
     Ok(Some(acme))
 }

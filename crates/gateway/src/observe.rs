@@ -34,6 +34,13 @@ pub struct Observe {
     traces: ArcSwapOption<Traces>,
 }
 
+/// What of it changes with a configuration.
+#[derive(Debug)]
+pub struct Next {
+    access_log: Option<AccessLog>,
+    traces: Option<Option<Traces>>,
+}
+
 impl Observe {
     /// Opens the access log and the way to the collector.
     ///
@@ -46,23 +53,31 @@ impl Observe {
         Ok(Self { metrics, access_log: ArcSwap::from_pointee(access_log), traces: ArcSwapOption::new(traces.map(Arc::new)) })
     }
 
-    /// Applies changed settings, and opens the access log anew if they are unchanged: its file may have been moved away. What
-    /// was noted for earlier settings still goes where they say. If something can't be opened, nothing changes.
+    /// Opens what has other settings in this configuration.
     ///
     /// # Errors
     /// If the access log or the way to the collector can't be opened.
-    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+    pub fn prepare(&self, config: &Config) -> anyhow::Result<Next> {
         let (log, traces) = (self.access_log.load(), self.traces.load());
-        let new_log = (*log.settings() != config.access_log).then(|| open_log(config.access_log.clone(), &self.metrics)).transpose()?;
-        if traces.as_ref().map(|traces| traces.settings()) != config.traces.as_ref() {
-            let traces = config.traces.clone().map(|settings| open_traces(settings, &self.metrics)).transpose()?;
+        let log_changes = *log.settings() != config.access_log;
+        let traces_change = traces.as_ref().map(|traces| traces.settings()) != config.traces.as_ref();
+        let open_traces = || config.traces.clone().map(|settings| open_traces(settings, &self.metrics)).transpose();
+        Ok(Next {
+            access_log: log_changes.then(|| open_log(config.access_log.clone(), &self.metrics)).transpose()?,
+            traces: traces_change.then(open_traces).transpose()?,
+        })
+    }
+
+    /// Goes on with what was prepared, and opens the access log anew if it is the same: its file may have been moved away.
+    /// What was noted for earlier settings still goes where they say.
+    pub fn adopt(&self, next: Next) {
+        if let Some(traces) = next.traces {
             self.traces.store(traces.map(Arc::new));
         }
-        match new_log {
-            Some(new) => self.access_log.store(Arc::new(new)),
-            None => log.reopen(),
+        match next.access_log {
+            Some(log) => self.access_log.store(Arc::new(log)),
+            None => self.access_log.load().reopen(),
         }
-        Ok(())
     }
 
     /// Waits until everything is written and sent, `limit` at most for each. It blocks, and is for the end of the process.

@@ -31,7 +31,7 @@ use tracing::{error, warn};
 
 use self::control::{Control, Orders};
 use self::drain::Drain;
-use crate::admin::{self, AdminService};
+use crate::admin::{self, Admin};
 use crate::bindings::Listener;
 use crate::config::Config;
 use crate::handover::{Predecessor, Program};
@@ -89,7 +89,7 @@ impl Bound {
     /// accepted and signals are heard.
     ///
     /// # Errors
-    /// If the socket for metrics can't be used.
+    /// If threads can't be started.
     pub fn run(self, ready: impl FnOnce() + Send + Sync + 'static) -> anyhow::Result<()> {
         let observe = Arc::clone(&self.live.observe);
         let (upstreams, certificates) = (Arc::clone(&self.live), Arc::clone(&self.live));
@@ -97,7 +97,6 @@ impl Bound {
         observe.metrics.set_certificates(move || certificates.certificates());
         observe.metrics.reloaded(SystemTime::now());
         let health = Arc::new(admin::State::new(Arc::clone(&observe.metrics)));
-        let metrics = self.metrics.as_ref().map(|(_, socket)| AdminService::new(socket.try_clone()?, Arc::clone(&health))).transpose()?;
         let (live, probed) = (Arc::clone(&self.live), self.live);
         let mut proxy = HttpProxy::new(Gateway::new(Arc::clone(&live)), Arc::new(server_conf()));
         proxy.handle_init_modules();
@@ -108,7 +107,7 @@ impl Bound {
             connections: accepting.connections.clone(),
             phase: phase.clone(),
             limit: Arc::new(Mutex::new(self.config.drain)),
-            health,
+            health: Arc::clone(&health),
         };
         let service = GatewayService {
             control: Control {
@@ -116,16 +115,19 @@ impl Bound {
                 program: self.program,
                 phase,
                 drain_limit: Arc::clone(&drain.limit),
-                metrics: self.metrics.map(|(_, socket)| socket),
+                admin: Admin::new(health),
             },
-            start: Some(Start { sockets: self.sockets, config: self.config, predecessor: self.predecessor, ready: Box::new(ready) }),
+            start: Some(Start {
+                sockets: self.sockets,
+                metrics: self.metrics,
+                config: self.config,
+                predecessor: self.predecessor,
+                ready: Box::new(ready),
+            }),
             accepting,
         };
         let mut server = Server::new_with_opt_and_conf(None, server_conf());
         server.add_service(service);
-        if let Some(metrics) = metrics {
-            server.add_service(metrics);
-        }
         server.add_service(background_service("probes", Probes::new(move || probed.pool())));
         server.run(RunArgs { shutdown_signal: Box::new(drain) });
         // Whatever they still did has been waited for, as long as it may be.
@@ -152,6 +154,7 @@ struct GatewayService {
 /// What the service begins with.
 struct Start {
     sockets: Vec<(StdListener, Listener)>,
+    metrics: Option<(SocketAddr, StdListener)>,
     config: Config,
     predecessor: Option<Predecessor>,
     ready: Box<dyn FnOnce() + Send + Sync>,
@@ -165,7 +168,8 @@ impl Service for GatewayService {
         let mut phase = self.control.phase.subscribe();
         // First of all: without a handler the signals end the process.
         let (hangup, upgrade) = (signal(SignalKind::hangup()), signal(SignalKind::user_defined2()));
-        match Listeners::start(start.sockets, self.accepting.clone()) {
+        let watched = start.metrics.map_or(Ok(()), |(address, socket)| self.control.admin.open(address, socket));
+        match watched.map_err(Into::into).and_then(|()| Listeners::start(start.sockets, self.accepting.clone())) {
             Ok(mut listeners) => {
                 if let Some(predecessor) = start.predecessor {
                     predecessor.relieve();
@@ -180,6 +184,8 @@ impl Service for GatewayService {
                     _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
                 }
                 if *phase.borrow() == Phase::Succeeded {
+                    // Two processes would answer in turn, each with counts of its own.
+                    self.control.admin.close().await;
                     listeners.retire().await;
                     // Told to stop all the same.
                     let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;

@@ -50,7 +50,7 @@ pub(super) struct AccessLogTable {
     #[serde(default)]
     pub format: access::Format,
     /// The file that lines are appended to.
-    pub path: Option<PathBuf>,
+    pub path: Option<Spanned<PathBuf>>,
 }
 
 /// `[metrics]`.
@@ -58,7 +58,7 @@ pub(super) struct AccessLogTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct MetricsTable {
     /// IP address and port.
-    pub listen: Address,
+    pub listen: Spanned<Address>,
 }
 
 /// `[doctor]`.

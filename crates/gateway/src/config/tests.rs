@@ -98,6 +98,19 @@ fn values_are_checked_where_they_stand() {
 }
 
 #[test]
+fn what_a_start_would_stumble_over_is_found_before() {
+    let binding = plain("127.0.0.1:7000");
+    for (table, expected) in [
+        ("[access_log]\npath = \"logs/access.log\"\n", "8:8: there is no directory logs"),
+        ("[access_log]\npath = \"/\"\n", "8:8: / is a directory"),
+        ("[metrics]\nlisten = \"127.0.0.1:7000\"\n", "8:10: 127.0.0.1:7000 is the address of a binding: metrics have one of their own"),
+    ] {
+        assert_eq!(problems(&format!("{binding}{table}")), [expected]);
+    }
+    assert_eq!(problems(&format!("{binding}[access_log]\npath = \"access.log\"\n[metrics]\nlisten = \"127.0.0.1:7001\"\n")), [""; 0]);
+}
+
+#[test]
 fn the_backend_has_one_address() {
     for (upstream, says) in [
         ("[upstream]\n", "where is the backend?"),

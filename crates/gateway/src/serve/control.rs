@@ -1,7 +1,6 @@
 //! What changes the gateway while it runs: a configuration read again, certificates ordered anew, a successor.
 
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::{Phase, notify};
 use crate::acme::Acme;
+use crate::admin::Admin;
 use crate::config::Config;
 use crate::handover::Program;
 use crate::listener::{self, Listeners};
@@ -32,14 +32,13 @@ pub(super) struct Control {
     pub(super) program: Program,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) drain_limit: Arc<Mutex<Duration>>,
-    /// The socket of the metrics, which a successor takes over too.
-    pub(super) metrics: Option<StdListener>,
+    pub(super) admin: Admin,
 }
 
 impl Control {
     /// Waits for orders and follows them, for as long as the gateway serves.
     pub(super) async fn run(
-        &self,
+        &mut self,
         listeners: &mut Listeners,
         mut watch: Watch,
         orders: &mut Orders,
@@ -65,7 +64,7 @@ impl Control {
     }
 
     /// Applies the configuration as it is now, or leaves everything as it was and says why.
-    async fn reload(&self, listeners: &mut Listeners, watch: &mut Watch, orders: &mut Orders) {
+    async fn reload(&mut self, listeners: &mut Listeners, watch: &mut Watch, orders: &mut Orders) {
         let began = Instant::now();
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0))]);
         match self.try_reload(listeners, watch).await {
@@ -89,11 +88,23 @@ impl Control {
         notify(&[NotifyState::Ready]);
     }
 
-    async fn try_reload(&self, listeners: &mut Listeners, watch: &mut Watch) -> anyhow::Result<listener::Changed> {
+    async fn try_reload(&mut self, listeners: &mut Listeners, watch: &mut Watch) -> anyhow::Result<listener::Changed> {
         let path = self.path.clone();
         let config = spawn_blocking(move || Config::load(&path)).await??;
-        let changed = listeners.apply(config.listeners.clone()).await?;
-        listeners.live().replace(&config)?;
+        let live = Arc::clone(listeners.live());
+        let next = live.prepare(&config)?;
+        let watched = self.admin.address();
+        self.admin.listen(config.metrics).await?;
+        let changed = match listeners.apply(config.listeners.clone()).await {
+            Ok(changed) => changed,
+            Err(error) => {
+                if let Err(error) = self.admin.listen(watched).await {
+                    warn!(error = format!("{error:#}"), "cannot be watched any more");
+                }
+                return Err(error);
+            }
+        };
+        live.adopt(next);
         *self.drain_limit.lock().unwrap_or_else(PoisonError::into_inner) = config.drain;
         *watch = Watch::new(config.files);
         Ok(changed)
@@ -102,9 +113,9 @@ impl Control {
     async fn hand_over(&self, listeners: &Listeners) {
         info!("upgrading: starting a successor");
         let (program, sockets) = (self.program.clone(), listeners.sockets());
-        let metrics = self.metrics.as_ref().and_then(|socket| socket.try_clone().ok());
+        let metrics = self.admin.socket();
         let succeeded = spawn_blocking(move || {
-            let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).chain(metrics.iter().map(AsFd::as_fd)).collect();
+            let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket).chain(&metrics).map(|socket| socket.as_fd()).collect();
             program.succeed(&descriptors)
         });
         match succeeded.await.map_err(anyhow::Error::from).flatten() {

@@ -23,7 +23,11 @@ async fn until(mut what: impl AsyncFnMut() -> bool) {
 }
 
 async fn listens(port: u16) -> bool {
-    TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+    listens_at(&format!("127.0.0.1:{port}")).await
+}
+
+async fn listens_at(address: &str) -> bool {
+    TcpStream::connect(address).await.is_ok()
 }
 
 #[tokio::test]
@@ -62,6 +66,78 @@ async fn an_invalid_file_changes_nothing() {
         assert_eq!(answer.status, 200, "{wrong}");
     }
     drop(taken);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_opened_leaves_everything_as_it_was() {
+    let site = Site::new(echo);
+    let (port, other, metrics) = (free_port(), free_port(), free_port());
+    let gateway = site.start(&plain_binding(port)).await;
+    // A file that could be made, as far as can be seen.
+    std::os::unix::fs::symlink("no/such/directory/access.log", site.path("access.log")).unwrap();
+    let more = format!("[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n[access_log]\npath = \"access.log\"\n");
+    let wrong = plain_binding(other) + &more;
+    site.configuration(&wrong);
+    gateway.signal(Signal::HUP);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!((listens(port).await, listens(other).await, listens(metrics).await), (true, false, false));
+}
+
+#[tokio::test]
+async fn the_address_of_metrics_changes_with_the_configuration() {
+    let site = Site::new(echo);
+    let (port, first, second, taken) = (free_port(), free_port(), free_port(), free_port());
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", taken)).unwrap();
+    let text = |metrics: &str| match metrics {
+        "" => plain_binding(port),
+        address => format!("{}[metrics]\nlisten = \"{address}\"\n", plain_binding(port)),
+    };
+    let gateway = site.start(&text("")).await;
+    let change = |to: String| {
+        site.configuration(&to);
+        gateway.signal(Signal::HUP);
+    };
+    let answers = async |address: &str| listens_at(address).await && Client::at(address).await.get("/healthz", "a").await.status == 200;
+    let (at_first, at_second) = (format!("127.0.0.1:{first}"), format!("127.0.0.1:{second}"));
+    change(text(&at_first));
+    until(async || answers(&at_first).await).await;
+    change(text(&at_second));
+    until(async || answers(&at_second).await && !listens(first).await).await;
+    // The old address is in the new one's way.
+    change(text(&format!("0.0.0.0:{second}")));
+    until(async || answers(&format!("127.0.0.2:{second}")).await).await;
+    // What can't be had, by itself or by another listener, leaves it where it is.
+    for wrong in [text(&format!("127.0.0.1:{taken}")), text(&at_first) + &plain_binding(taken)] {
+        change(wrong);
+        sleep(Duration::from_millis(500)).await;
+        assert!(answers(&format!("127.0.0.2:{second}")).await && !listens(first).await);
+    }
+    change(text(""));
+    until(async || !listens(second).await).await;
+}
+
+#[tokio::test]
+async fn after_an_upgrade_the_successor_alone_is_asked_for_metrics() {
+    let site = Site::new(echo);
+    let (port, metrics) = (free_port(), free_port());
+    let gateway = site.start(&format!("{}[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n", plain_binding(port))).await;
+    let started = async || {
+        let answer = Client::connect(metrics).await.get("/metrics", "a").await;
+        answer.text().lines().find(|line| line.starts_with("process_start_time_seconds ")).map(str::to_owned).unwrap()
+    };
+    let predecessor = started().await;
+    // An idle connection, for whose sake it stays.
+    let mut client = Client::connect(port).await;
+    assert_eq!(client.get("/v2/", "a").await.status, 200);
+    gateway.signal(Signal::USR2);
+    until(async || started().await != predecessor).await;
+    let mut in_a_row = 0;
+    until(async || {
+        in_a_row = if started().await == predecessor { 0 } else { in_a_row + 1 };
+        in_a_row == 30
+    })
+    .await;
+    assert_eq!(client.get("/v2/", "a").await.headers["connection"], "close");
 }
 
 #[tokio::test]

@@ -286,7 +286,11 @@ impl Client<TcpStream> {
     }
 
     pub(crate) async fn connect(port: u16) -> Self {
-        Self { stream: within(TcpStream::connect(("127.0.0.1", port))).await.unwrap(), unread: Vec::new() }
+        Self::at(&format!("127.0.0.1:{port}")).await
+    }
+
+    pub(crate) async fn at(address: &str) -> Self {
+        Self { stream: within(TcpStream::connect(address)).await.unwrap(), unread: Vec::new() }
     }
 }
 
