@@ -31,7 +31,7 @@ use rustix::io::Errno;
 
 use super::data::{FileBlobs, path_of, sync_directory};
 use super::files::{Transfer, Unfinished, at, copy, files_of, link_or_copy, make_directories, remove_tree, sync_directories};
-use super::metadata::open_database;
+use super::options::{Memory, open_database};
 use super::{DATA, META};
 use crate::{Error, Result};
 pub(super) use contents::{close, each_data};
@@ -158,7 +158,7 @@ impl Backups {
             missing_data: Vec::new(),
         };
         let mut copied = Copied::default();
-        let db = open_database(&staging.join(META), |options| options.set_disable_auto_compactions(true))?;
+        let db = open_database(&staging.join(META), Memory::default(), |options| options.set_disable_auto_compactions(true))?;
         forget_uploads(&db)?;
         each_data(&db, |data, size| {
             let (from, to) = (path_of(self.blobs.root(), data), path_of(&staging.join(DATA), data));

@@ -11,30 +11,16 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions,
-};
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use super::options::{Memory, open_database};
 use crate::keys::{self, Key, Prefix};
 use crate::metadata::{Batch, Durability, MetadataStore};
 use crate::{Error, Result};
 
 /// The format of keys and records that this build reads and writes.
 const FORMAT: u32 = 1;
-
-/// Memory for cached blocks of both column families, in bytes.
-const BLOCK_CACHE_BYTES: usize = 16 << 20;
-
-/// Memory for writes that are not in a table file yet, over both column families, in bytes.
-const WRITE_BUFFERS_BYTES: usize = 16 << 20;
-
-/// The write-ahead log is cut when it gets longer than this, in bytes: bounds the time that opening after a crash takes.
-const WAL_BYTES_MAX: u64 = 64 << 20;
-
-/// Table files kept open at once.
-const OPEN_FILES_MAX: i32 = 512;
 
 /// Batches that may wait for the committer before their callers do.
 const QUEUE_BATCHES_MAX: usize = 1024;
@@ -64,9 +50,9 @@ struct Request {
 
 impl RocksMetadata {
     /// Opens the database and returns it with the number of this run, which no earlier run had.
-    pub(super) fn open(path: &Path) -> Result<(Self, u32)> {
+    pub(super) fn open(path: &Path, memory: Memory) -> Result<(Self, u32)> {
         std::fs::create_dir_all(path).map_err(|error| Error::Engine(format!("{}: {error}", path.display())))?;
-        let db = Arc::new(open_database(path, |_| {})?);
+        let db = Arc::new(open_database(path, memory, |_| {})?);
         let run = begin_run(&db)?;
         let (queue, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let for_thread = Arc::clone(&db);
@@ -77,7 +63,7 @@ impl RocksMetadata {
         Ok((Self { db, queue: Some(queue), committer: Some(committer) }, run))
     }
 
-    /// The database, for a checkpoint.
+    /// The database, for those who work on its files.
     pub(super) fn database(&self) -> Arc<DB> {
         Arc::clone(&self.db)
     }
@@ -152,36 +138,6 @@ fn family_of<'db>(db: &'db DB, key: &Key) -> Result<&'db ColumnFamily> {
 
 fn get(db: &DB, key: &Key) -> Result<Option<Bytes>> {
     Ok(db.get_cf(family_of(db, key)?, key.as_bytes())?.map(Bytes::from))
-}
-
-/// Opens the database, with options of the caller's own for both column families.
-pub(super) fn open_database(path: &Path, tune: impl Fn(&mut Options)) -> Result<DB> {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    options.set_max_background_jobs(2);
-    options.set_max_open_files(OPEN_FILES_MAX);
-    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
-    options.set_log_level(LogLevel::Warn);
-    options.set_keep_log_file_num(4);
-
-    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-    let family = |name: &str| {
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&cache);
-        table.set_bloom_filter(10.0, false);
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        let mut options = Options::default();
-        options.set_block_based_table_factory(&table);
-        options.set_compression_type(DBCompressionType::None);
-        options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 4);
-        tune(&mut options);
-        ColumnFamilyDescriptor::new(name, options)
-    };
-    let families = [family(rocksdb::DEFAULT_COLUMN_FAMILY_NAME), family(CONTENT)];
-    Ok(DB::open_cf_descriptors(&options, path, families)?)
 }
 
 /// Checks the format, or records it in a new store, and counts the run up.
@@ -301,26 +257,26 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_and_left_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
-        drop(RocksMetadata::open(directory.path()).unwrap());
-        let db = open_database(directory.path(), |_| {}).unwrap();
+        drop(RocksMetadata::open(directory.path(), Memory::default()).unwrap());
+        let db = open_database(directory.path(), Memory::default(), |_| {}).unwrap();
         db.put(keys::format().as_bytes(), (FORMAT + 1).to_be_bytes()).unwrap();
         drop(db);
-        let refused = RocksMetadata::open(directory.path()).err();
+        let refused = RocksMetadata::open(directory.path(), Memory::default()).err();
         assert!(matches!(refused, Some(Error::NewerFormat { found, known }) if found == FORMAT + 1 && known == FORMAT));
     }
 
     #[test]
     fn every_run_has_its_own_number() {
         let directory = tempfile::tempdir().unwrap();
-        let runs: Vec<u32> = (0..3).map(|_| RocksMetadata::open(directory.path()).unwrap().1).collect();
+        let runs: Vec<u32> = (0..3).map(|_| RocksMetadata::open(directory.path(), Memory::default()).unwrap().1).collect();
         assert_eq!(runs, [1, 2, 3]);
     }
 
     #[test]
     fn a_second_process_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let first = RocksMetadata::open(directory.path()).unwrap();
-        assert!(RocksMetadata::open(directory.path()).is_err());
+        let first = RocksMetadata::open(directory.path(), Memory::default()).unwrap();
+        assert!(RocksMetadata::open(directory.path(), Memory::default()).is_err());
         drop(first);
     }
 }

@@ -11,6 +11,7 @@ mod backup;
 mod data;
 mod files;
 mod metadata;
+mod options;
 mod restore;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use crate::{BlobStore, Error, MetadataStore, Result};
 pub use backup::{BackupError, BackupProgress, Backups, Manifest, MetaFile, Taken};
+pub use options::Memory;
 pub use restore::restore;
 
 /// Where the metadata is, within a data directory or a backup.
@@ -36,16 +38,24 @@ pub struct Stores {
     pub backups: Backups,
 }
 
+/// Opens the stores in `data_dir` with the memory that is good for ten million rows.
+///
+/// # Errors
+/// Like [`open_with`].
+pub fn open(data_dir: &Path) -> Result<Stores> {
+    open_with(data_dir, Memory::default())
+}
+
 /// Opens the stores in `data_dir`, creating them on first use.
 ///
 /// # Errors
 /// [`Error::NewerFormat`](crate::Error::NewerFormat) if a newer Berth wrote them; [`Error::Engine`](crate::Error::Engine)
 /// if another process has them open, a restore did not end, or the directory can't be used.
-pub fn open(data_dir: &Path) -> Result<Stores> {
+pub fn open_with(data_dir: &Path, memory: Memory) -> Result<Stores> {
     if data_dir.join(restore::UNFINISHED).exists() {
         return Err(Error::Engine(format!("a restore into {} did not end: remove what is there and restore again", data_dir.display())));
     }
-    let (metadata, run) = metadata::RocksMetadata::open(&data_dir.join(META))?;
+    let (metadata, run) = metadata::RocksMetadata::open(&data_dir.join(META), memory)?;
     let blobs = Arc::new(data::FileBlobs::open(&data_dir.join(DATA), run)?);
     let backups = Backups::new(data_dir, metadata.database(), Arc::clone(&blobs));
     // Only now is it certain that nobody else is at work here.

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::backup::{BACKUP_FORMAT, BackupError, BackupProgress, MANIFEST, Manifest, close, each_data};
 use super::data::{directory_names, path_of, sync_directory};
 use super::files::{at, copy, files_of, link_or_copy, make_directories, sync_directories};
-use super::metadata::open_database;
+use super::options::{Memory, open_database};
 use super::{DATA, META};
 
 /// The mark of a restore that has not ended.
@@ -109,7 +109,7 @@ fn begin(data_dir: &Path) -> Result<()> {
 fn verify(backup: &Path, data_dir: &Path, manifest: &Manifest) -> Result<()> {
     let missing: HashSet<_> = manifest.missing_data.iter().collect();
     let lists_all_missing = missing.len() as u64 == manifest.missing;
-    let db = open_database(&data_dir.join(META), |_| {})?;
+    let db = open_database(&data_dir.join(META), Memory::default(), |_| {})?;
     each_data(&db, |data, size| {
         let is_there = path_of(&data_dir.join(DATA), data).metadata().is_ok_and(|metadata| metadata.len() == size);
         let was_there = lists_all_missing && !missing.contains(&data);
