@@ -22,6 +22,7 @@ mod token;
 mod v1;
 mod v2;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +31,7 @@ use berth_registry::access::{Access, PasswordPolicy};
 use berth_registry::{Body, Clock, Registry};
 use berth_storage::rocksdb::{Backups, Stores};
 use berth_traces::{Span, Traces};
+use futures::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -95,33 +97,47 @@ impl Service {
             // The server loop sets it on every request; without it nobody could be trusted.
             return errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
         };
-        let head = Head { peer, method: parts.method, uri: parts.uri, headers: parts.headers };
+        let head = Head::new(peer, parts.method, parts.uri, parts.headers);
         self.answer_head(head, body::incoming(incoming)).await
     }
 
     /// Answers a request of the operator's own, without a connection.
     pub(crate) async fn answer_operator(self, method: Method, uri: http::Uri, body: Body) -> Answer {
         let headers = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static("localhost"))]);
-        self.answer_head(Head { peer: Peer::Operator, method, uri, headers }, body).await
+        self.answer_head(Head::new(Peer::Operator, method, uri, headers), body).await
     }
 
     async fn answer_head(self, head: Head, body: Body) -> Answer {
+        let changes = !matches!(head.method, Method::GET | Method::HEAD);
+        let carries_through = changes || self.must_check(&head.credentials);
+        let work = self.answer_and_note(head, body);
+        if !carries_through {
+            return work.await;
+        }
+        // Once begun, a change is carried through even if the client goes away, and so is the check of a password: it costs
+        // what it costs, and its line in the audit log must not depend on who waits for the answer.
+        tokio::spawn(work).await.unwrap_or_else(|died| {
+            tracing::error!(%died, "a request died");
+            errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+        })
+    }
+
+    /// Whether it takes long to find out if the credentials are good.
+    fn must_check(&self, credentials: &Credentials) -> bool {
+        matches!(credentials, Credentials::Basic(user, secret) if self.access.must_check(user, secret.as_str()))
+    }
+
+    async fn answer_and_note(self, head: Head, body: Body) -> Answer {
         let begun = Instant::now();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let request_id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-        let reads_only = matches!(method, Method::GET | Method::HEAD);
         let audit = self.audit.clone();
         let span = self.trace(&head);
-        let work = self.dispatch(head, body);
-        let Answered { answer, mut event } = if reads_only {
-            work.await
-        } else {
-            // Once begun, a change is carried through even if the client goes away.
-            tokio::spawn(work).await.unwrap_or_else(|died| {
-                tracing::error!(%died, "a request died");
-                Answered { answer: errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), event: Event::default() }
-            })
-        };
+        let work = AssertUnwindSafe(self.dispatch(head, body)).catch_unwind();
+        let Answered { answer, mut event } = work.await.unwrap_or_else(|_| {
+            tracing::error!("a request died");
+            Answered { answer: errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), event: Event::default() }
+        });
         let answer = if method == Method::HEAD { without_body(answer) } else { answer };
         let status = answer.status().as_u16();
         event.request(&method, &path, status, &request_id);
@@ -185,9 +201,9 @@ impl Service {
 
     async fn serve_token(&self, request: TokenRequest, body: Body, event: &mut Event) -> Answer {
         let TokenRequest { place, repositories, view, credentials, query, is_form } = request;
-        event.claims(&credentials);
         let asking = token::Asking { access: &self.access, view: &view, place: &place, repositories: &repositories };
         let served = token::serve(&asking, credentials, &query, is_form.then_some(body)).await;
+        event.claims(&served.shown);
         event.caller = served.caller.map(|caller| caller.label().to_owned());
         served.answer.with(v2::API_VERSION, "registry/2.0")
     }

@@ -27,6 +27,14 @@ pub(super) struct Head {
     pub(super) method: Method,
     pub(super) uri: http::Uri,
     pub(super) headers: HeaderMap,
+    pub(super) credentials: Credentials,
+}
+
+impl Head {
+    pub(super) fn new(peer: Peer, method: Method, uri: http::Uri, headers: HeaderMap) -> Self {
+        let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
+        Self { peer, method, uri, headers, credentials }
+    }
 }
 
 /// A request that may go on.
@@ -60,7 +68,7 @@ pub(super) struct TokenRequest {
 impl Service {
     /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
     pub(super) async fn prepare(&self, head: Head, event: &mut Event) -> Result<Prepared, Box<Answer>> {
-        let Head { peer, method, uri, headers } = head;
+        let Head { peer, method, uri, headers, credentials } = head;
         head::check(&method, &uri, &headers)?;
         let target = route::target(uri.path()).map_err(|(api, refusal)| refuse(api, refusal))?;
         let api = target.api();
@@ -69,7 +77,6 @@ impl Service {
         event.client = view.address;
         let query =
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
-        let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
         match &target {
             route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {
                 let caller = match peer {

@@ -80,14 +80,16 @@ pub(crate) struct Served {
     pub(crate) answer: Answer,
     /// Who got it.
     pub(crate) caller: Option<Caller>,
+    /// What was shown for it, be it in the head or in the form.
+    pub(crate) shown: Credentials,
 }
 
 /// Answers a request for a token: `form` is the body of a `POST`.
 pub(crate) async fn serve(asking: &Asking<'_>, credentials: Credentials, query: &Query, form: Option<Body>) -> Served {
     let request = match form {
-        Some(body) => match read_form(body, credentials, asking.place).await {
+        Some(body) => match read_form(body, credentials.clone(), asking.place).await {
             Ok(request) => request,
-            Err(refused) => return Served { answer: refused, caller: None },
+            Err(refused) => return Served { answer: refused, caller: None, shown: credentials },
         },
         None => Request {
             credentials,
@@ -96,17 +98,18 @@ pub(crate) async fn serve(asking: &Asking<'_>, credentials: Credentials, query: 
             grants: parse_scopes(query.get("scope").unwrap_or_default(), asking.place),
         },
     };
+    let shown = request.refresh_token.clone().map_or_else(|| request.credentials.clone(), Credentials::Bearer);
     let audience = asking.place.audience(&asking.view.origin);
     let caller = match identify(asking, &request, &audience).await {
         Ok(Some(caller)) => caller,
         Ok(None) => {
             let refused = errors::v2(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "wrong user name, password or token");
-            return Served { answer: refused.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\""), caller: None };
+            return Served { answer: refused.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\""), caller: None, shown };
         }
-        Err(error) => return Served { answer: errors::of_v2(&error), caller: None },
+        Err(error) => return Served { answer: errors::of_v2(&error), caller: None, shown },
     };
     let answer = issue(asking, &caller, &audience, request).await.unwrap_or_else(|error| errors::of_v2(&error));
-    Served { answer, caller: Some(caller) }
+    Served { answer, caller: Some(caller), shown }
 }
 
 async fn identify(asking: &Asking<'_>, request: &Request, audience: &Audience) -> Result<Option<Caller>, Error> {

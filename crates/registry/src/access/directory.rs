@@ -12,7 +12,6 @@ use bytes::Bytes;
 
 use super::Access;
 use super::error::{Error, Kind, Result};
-use super::passwords::hash;
 use super::pattern::Pattern;
 use super::policy::{ANONYMOUS, ANY_REPOSITORY};
 use super::rights::Rights;
@@ -86,7 +85,7 @@ impl Access {
         }
         // Hashing takes long and does not depend on what is stored.
         let password_hash = match change.password.clone() {
-            Some(password) => Some(tokio::task::spawn_blocking(move || hash(&password)).await.map_err(|_| Error::died())??),
+            Some(password) => Some(self.passwords.hash(password).await?),
             None => None,
         };
         self.change(|| async {

@@ -52,12 +52,6 @@ pub enum Error {
     Registry(#[from] crate::Error),
 }
 
-impl Error {
-    pub(super) fn died() -> Self {
-        Self::Registry(crate::Error::Internal("a background task died"))
-    }
-}
-
 impl From<berth_storage::Error> for Error {
     fn from(error: berth_storage::Error) -> Self {
         Self::Registry(error.into())

@@ -100,6 +100,11 @@ impl Access {
         Ok(self.passwords.verify(name, secret, from).await?.map(|(name, user)| Caller::user(name, user)))
     }
 
+    /// Whether checking this user name and secret takes long, so that it must be carried through when the client goes away.
+    pub fn must_check(&self, name: &str, secret: &str) -> bool {
+        !secret.starts_with(TOKEN_PREFIX) && self.passwords.must_check(name, secret)
+    }
+
     /// Who shows an access token.
     ///
     /// Nobody is made to wait: guessing one is hopeless, and checking one is cheap.

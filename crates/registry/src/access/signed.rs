@@ -155,10 +155,12 @@ impl Signer {
     /// The key that signs at present; makes a new one when the last one is a day old, and drops those past their time.
     async fn current_key(&self) -> Result<(String, SigningKey)> {
         let now_ms = self.clock.now_ms();
-        let signs = |key: &SigningKey| key.created_ms + KEY_SIGNS_MS > now_ms;
+        // One from a time that has not come was made when the clock was wrong. It must not sign until then.
+        let signs =
+            |key: &SigningKey| key.created_ms <= now_ms + CLOCK_SKEW_S * 1000 && key.created_ms.saturating_add(KEY_SIGNS_MS) > now_ms;
         let newest = {
             let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-            keys.iter().max_by(|a, b| a.0.cmp(b.0)).filter(|(_, key)| signs(key)).map(|(id, key)| (id.clone(), key.clone()))
+            keys.iter().filter(|(_, key)| signs(key)).max_by(|a, b| a.0.cmp(b.0)).map(|(id, key)| (id.clone(), key.clone()))
         };
         if let Some(found) = newest {
             return Ok(found);

@@ -464,6 +464,75 @@ async fn guessing_is_slowed_down_and_the_owner_is_not_locked_out_elsewhere() {
 }
 
 #[tokio::test]
+async fn of_guesses_made_at_once_no_more_are_checked_than_are_free() {
+    let fixture = fixture();
+    fixture.add_user("alice").await;
+    let here = Some("192.0.2.1".parse().unwrap());
+    let guesses: Vec<String> = (0..80).map(|i| format!("guess-{i}")).collect();
+    let answers = futures::future::join_all(guesses.iter().map(|guess| fixture.access.log_in("alice", guess, here))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 5);
+    assert!(answers.iter().all(|answer| !matches!(answer, Ok(Some(_)))));
+}
+
+#[tokio::test]
+async fn right_passwords_at_once_from_one_address_are_all_let_in() {
+    let fixture = fixture();
+    let here = Some("192.0.2.1".parse().unwrap());
+    let users: Vec<String> = (0..50).map(|i| format!("user{i}")).collect();
+    for user in &users {
+        fixture.add_user(user).await;
+    }
+    // Each of them asks several times at once, as docker does.
+    let asked = users.iter().flat_map(|user| [user; 4]).map(|user| fixture.access.log_in(user, PASSWORD, here));
+    for answer in futures::future::join_all(asked).await {
+        assert!(answer.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn guesses_that_nobody_waits_for_count_all_the_same() {
+    let fixture = fixture();
+    fixture.add_user("alice").await;
+    let here = Some("192.0.2.1".parse().unwrap());
+    for i in 0..10 {
+        // Given up at once, long before the hash is done.
+        let guess = format!("guess-{i}");
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(2), fixture.access.log_in("alice", &guess, here)).await;
+    }
+    let next = fixture.access.log_in("alice", PASSWORD, here).await;
+    assert!(matches!(next, Err(crate::Error::LoginsBlocked { .. })), "{next:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_locks_nobody_out() {
+    thread_local! {
+        static STEADY_MS: Cell<u64> = const { Cell::new(0) };
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let stores = rocksdb::open(directory.path()).unwrap();
+    let clock = Clock::from_fn(|| NOW_MS.get()).with_steady(|| STEADY_MS.get());
+    let access = Access::new(Arc::clone(&stores.metadata), clock, PasswordPolicy::default()).unwrap();
+    let change = UserChange { password: Some(PASSWORD.into()), ..UserChange::default() };
+    access.put_user(&name("alice"), Mode::Create, &change).await.unwrap();
+    let here = Some("192.0.2.1".parse().unwrap());
+    for i in 0..5 {
+        assert!(access.log_in("alice", &format!("guess-{i}"), here).await.unwrap().is_none());
+    }
+    NOW_MS.set(NOW_MS.get() - 24 * 60 * 60 * 1000);
+    let waits_s = |blocked| match blocked {
+        Err(crate::Error::LoginsBlocked { wait }) => wait.as_secs(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waits_s(access.log_in("alice", PASSWORD, here).await), 1);
+    STEADY_MS.set(1000);
+    assert!(access.log_in("alice", PASSWORD, here).await.unwrap().is_some());
+    // Nor is what was found out about a password remembered for a day longer, or forgotten.
+    assert!(!access.must_check("alice", PASSWORD));
+    STEADY_MS.set(1000 + 5 * 60 * 1000);
+    assert!(access.must_check("alice", PASSWORD));
+}
+
+#[tokio::test]
 async fn password_73rd_byte_matters() {
     let fixture = fixture();
     let long = "x1y2z3".repeat(20);

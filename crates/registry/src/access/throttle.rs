@@ -3,11 +3,18 @@
 //! Wrong passwords are counted by account and address together, and by address alone. After a few free tries, each wrong
 //! one makes the next wait twice as long. Names that nobody has count like any other, so the counting tells nothing.
 //! Counting by account alone would let a stranger lock anybody out.
+//!
+//! A try counts from when it begins. What is still being checked may turn out wrong, so nobody may have more tries under
+//! way than wrong ones are free; the next one waits until one of those is decided. A right password gives its place back, so
+//! that a hundred right ones at once from one address are let in, one after the other.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use tokio::sync::Notify;
 
 use crate::Clock;
 
@@ -35,42 +42,127 @@ enum Counted {
 #[derive(Clone, Copy, Default)]
 struct Failures {
     count: u32,
+    /// When the last one was, by the steady clock: a clock that is set back must not lock anybody out.
     last_ms: u64,
 }
 
 pub(super) struct Throttle {
     clock: Clock,
     failures: Cache<Counted, Failures>,
+    /// Tries that are being checked. Those who check hold a place each, which bounds them.
+    under_way: Mutex<HashMap<Counted, u32>>,
+    decided: Notify,
+}
+
+/// Whether a try may be made.
+enum Admission {
+    Now,
+    /// Once it is known how those under way end.
+    Later,
+    /// Not before so long.
+    Blocked(Duration),
+}
+
+/// A try under way. Dropped undecided, as when it could not be checked at all, it counts as none.
+pub(super) struct Attempt {
+    throttle: Arc<Throttle>,
+    account: String,
+    address: Option<IpAddr>,
 }
 
 impl Throttle {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, failures: Cache::new(COUNTERS_MAX) }
+        Self { clock, failures: Cache::new(COUNTERS_MAX), under_way: Mutex::default(), decided: Notify::new() }
     }
 
     /// How long the next try for this account from this address must wait, if it must.
     pub(super) fn wait(&self, account: &str, address: Option<IpAddr>) -> Option<Duration> {
-        let now_ms = self.clock.now_ms();
-        let left = |(counted, free): (Counted, u32)| {
-            let failures = self.failures.get(&counted)?;
-            let until_ms = failures.last_ms + u64::try_from(pause(failures.count, free)?.as_millis()).unwrap_or(u64::MAX);
-            until_ms.checked_sub(now_ms).filter(|left| *left > 0).map(Duration::from_millis)
-        };
-        counters(account, address).filter_map(left).max()
+        counters(account, address).filter_map(|(counted, free)| self.left(&counted, free)).max()
     }
 
-    pub(super) fn failed(&self, account: &str, address: Option<IpAddr>) {
-        let now_ms = self.clock.now_ms();
+    /// Begins a try, as soon as those under way leave one to this account and this address; or says how long it must wait.
+    pub(super) async fn begin(self: &Arc<Self>, account: &str, address: Option<IpAddr>) -> Result<Attempt, Duration> {
+        loop {
+            // Listening before looking: what is decided in between is not missed.
+            let mut decided = std::pin::pin!(self.decided.notified());
+            decided.as_mut().enable();
+            match self.admit(account, address) {
+                Admission::Now => return Ok(Attempt { throttle: Arc::clone(self), account: account.to_owned(), address }),
+                Admission::Later => decided.await,
+                Admission::Blocked(wait) => return Err(wait),
+            }
+        }
+    }
+
+    /// Looks and counts in one step: two at once don't both get the last free try.
+    fn admit(&self, account: &str, address: Option<IpAddr>) -> Admission {
+        let mut under_way = self.under_way();
+        if let Some(wait) = self.wait(account, address) {
+            return Admission::Blocked(wait);
+        }
+        for (counted, free) in counters(account, address) {
+            // Beyond the free ones it is one at a time.
+            let left = free.saturating_sub(self.recent(&counted).count).max(1);
+            if under_way.get(&counted).is_some_and(|tries| *tries >= left) {
+                return Admission::Later;
+            }
+        }
         for (counted, _) in counters(account, address) {
-            let before = self.failures.get(&counted).filter(|seen| now_ms.saturating_sub(seen.last_ms) < FORGET_AFTER.as_millis() as u64);
-            let count = before.unwrap_or_default().count.saturating_add(1);
-            self.failures.insert(counted, Failures { count, last_ms: now_ms });
+            *under_way.entry(counted).or_default() += 1;
+        }
+        Admission::Now
+    }
+
+    fn left(&self, counted: &Counted, free: u32) -> Option<Duration> {
+        let failures = self.failures.get(counted)?;
+        let pause_ms = u64::try_from(pause(failures.count, free)?.as_millis()).unwrap_or(u64::MAX);
+        let since_ms = self.clock.steady_ms().saturating_sub(failures.last_ms);
+        pause_ms.checked_sub(since_ms).filter(|left| *left > 0).map(Duration::from_millis)
+    }
+
+    /// The wrong tries that still count.
+    fn recent(&self, counted: &Counted) -> Failures {
+        let now_ms = self.clock.steady_ms();
+        let seen = self.failures.get(counted).filter(|seen| now_ms.saturating_sub(seen.last_ms) < FORGET_AFTER.as_millis() as u64);
+        seen.unwrap_or_default()
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Counted, u32>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attempt {
+    /// The password was wrong.
+    pub(super) fn failed(self) {
+        let throttle = &self.throttle;
+        // Under the lock, so that it never counts neither as under way nor as wrong.
+        let _under_way = throttle.under_way();
+        for (counted, _) in counters(&self.account, self.address) {
+            let count = throttle.recent(&counted).count.saturating_add(1);
+            throttle.failures.insert(counted, Failures { count, last_ms: throttle.clock.steady_ms() });
         }
     }
 
     /// The account's owner was here. The address alone goes on counting: one account of one's own must not buy free tries.
-    pub(super) fn succeeded(&self, account: &str, address: Option<IpAddr>) {
-        self.failures.remove(&Counted::Account(account.to_owned(), address));
+    pub(super) fn succeeded(self) {
+        self.throttle.failures.remove(&Counted::Account(self.account.clone(), self.address.map(network)));
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut under_way = self.throttle.under_way();
+        for (counted, _) in counters(&self.account, self.address) {
+            if let Some(tries) = under_way.get_mut(&counted) {
+                *tries -= 1;
+                if *tries == 0 {
+                    under_way.remove(&counted);
+                }
+            }
+        }
+        drop(under_way);
+        self.throttle.decided.notify_waiters();
     }
 }
 
@@ -88,10 +180,10 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// One second after the first try that is not free, then twice as long each time.
+/// One second after the last try that was free, then twice as long each time.
 fn pause(count: u32, free: u32) -> Option<Duration> {
-    let beyond = count.checked_sub(free).filter(|beyond| *beyond > 0)?;
-    Some(Duration::from_secs(1 << (beyond - 1).min(20)).min(WAIT_MAX))
+    let beyond = count.checked_sub(free)?;
+    Some(Duration::from_secs(1 << beyond.min(20)).min(WAIT_MAX))
 }
 
 #[cfg(test)]
@@ -102,32 +194,92 @@ mod tests {
 
     static NOW_MS: AtomicU64 = AtomicU64::new(1_000_000);
 
-    #[test]
-    fn waiting_begins_after_free_tries_doubles_and_ends() {
-        let throttle = Throttle::new(Clock::from_fn(|| NOW_MS.load(Ordering::Relaxed)));
+    fn throttle() -> Arc<Throttle> {
+        Arc::new(Throttle::new(Clock::from_fn(|| NOW_MS.load(Ordering::Relaxed))))
+    }
+
+    async fn fail(throttle: &Arc<Throttle>, account: &str, address: Option<IpAddr>) {
+        // The pause is over, however long it was.
+        NOW_MS.fetch_add(throttle.wait(account, address).unwrap_or_default().as_millis() as u64, Ordering::Relaxed);
+        throttle.begin(account, address).await.unwrap().failed();
+    }
+
+    #[tokio::test]
+    async fn waiting_begins_after_free_tries_doubles_and_ends() {
+        let throttle = throttle();
         let (here, there) = (Some("192.0.2.1".parse().unwrap()), Some("192.0.2.2".parse().unwrap()));
-        for _ in 0..FREE_BY_ACCOUNT {
-            throttle.failed("alice", here);
+        for _ in 1..FREE_BY_ACCOUNT {
+            fail(&throttle, "alice", here).await;
             assert_eq!(throttle.wait("alice", here), None);
         }
         for seconds in [1, 2, 4, 8] {
-            throttle.failed("alice", here);
+            fail(&throttle, "alice", here).await;
             assert_eq!(throttle.wait("alice", here), Some(Duration::from_secs(seconds)));
         }
+        assert_eq!(throttle.begin("alice", here).await.err(), Some(Duration::from_secs(8)));
         // Nobody else is locked out by that.
         assert_eq!((throttle.wait("alice", there), throttle.wait("bob", here)), (None, None));
         NOW_MS.fetch_add(8000, Ordering::Relaxed);
         assert_eq!(throttle.wait("alice", here), None);
-        throttle.succeeded("alice", here);
-        throttle.failed("alice", here);
+        throttle.begin("alice", here).await.unwrap().succeeded();
+        fail(&throttle, "alice", here).await;
         assert_eq!(throttle.wait("alice", here), None);
 
         // Trying another account each time does not help, nor does another address of the same network.
         for i in 0..40_u32 {
-            throttle.failed(&format!("user{i}"), Some(format!("2001:db8::{i:x}").parse().unwrap()));
+            fail(&throttle, &format!("user{i}"), Some(format!("2001:db8::{i:x}").parse().unwrap())).await;
         }
         assert!(throttle.wait("bob", Some("2001:db8::ffff".parse().unwrap())).is_some_and(|wait| wait > Duration::from_secs(60)));
         assert_eq!(throttle.wait("bob", Some("2001:db8:0:1::1".parse().unwrap())), None);
+        // The owner of an account is forgiven wherever in the network the wrong tries came from.
+        let (one, other) = (Some("2001:db8:0:2::1".parse().unwrap()), Some("2001:db8:0:2::2".parse().unwrap()));
+        for _ in 1..FREE_BY_ACCOUNT {
+            fail(&throttle, "carol", one).await;
+        }
+        throttle.begin("carol", other).await.unwrap().succeeded();
+        fail(&throttle, "carol", one).await;
+        assert_eq!(throttle.wait("carol", one), None);
         assert!(pause(u32::MAX, 5).is_some_and(|wait| wait == WAIT_MAX));
+    }
+
+    #[tokio::test]
+    async fn no_more_tries_are_under_way_than_wrong_ones_are_free() {
+        let throttle = throttle();
+        let here = Some("198.51.100.1".parse().unwrap());
+        let mut under_way = Vec::new();
+        for _ in 0..FREE_BY_ACCOUNT {
+            under_way.push(throttle.begin("alice", here).await.unwrap());
+        }
+        let next = |throttle: &Arc<Throttle>| {
+            let throttle = Arc::clone(throttle);
+            tokio::spawn(async move { throttle.begin("alice", here).await })
+        };
+        let waits = next(&throttle);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waits.is_finished());
+        // One that turns out right, or could not be checked, leaves its place to the next.
+        under_way.pop().unwrap().succeeded();
+        under_way.push(waits.await.unwrap().unwrap());
+        let waits = next(&throttle);
+        drop(under_way.pop());
+        under_way.push(waits.await.unwrap().unwrap());
+        // Those that are wrong use the free ones up: nobody who waited for them gets a try.
+        let waits: Vec<_> = (0..80).map(|_| next(&throttle)).collect();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for attempt in under_way {
+            attempt.failed();
+        }
+        for waiting in waits {
+            assert_eq!(waiting.await.unwrap().err(), Some(Duration::from_secs(1)));
+        }
+        // After a wait there is one try at a time.
+        NOW_MS.fetch_add(1000, Ordering::Relaxed);
+        let only = throttle.begin("alice", here).await.unwrap();
+        let waits = next(&throttle);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waits.is_finished());
+        only.failed();
+        assert_eq!(waits.await.unwrap().err(), Some(Duration::from_secs(2)));
+        assert!(throttle.under_way().is_empty());
     }
 }

@@ -459,6 +459,8 @@ async fn the_audit_log_tells_who_did_what_and_no_secret() {
     assert_eq!(backend.as_user(&basic("bob", "canary-password-1"), "GET", "@docker-v2/v2/", b"").await.status, 401);
     assert_eq!(backend.as_user(&basic("My Canary-2", "x"), "GET", "@docker-v2/v2/", b"").await.status, 401);
     assert_eq!(backend.as_user(&bob, "POST", "@docker-v2/v2/other/blobs/uploads/", b"").await.status, 403);
+    let form = b"grant_type=password&username=carol&password=canary-password-3";
+    assert_eq!(backend.as_user("", "POST", "@docker-v2/v2/token", form).await.status, 401);
     let token = backend.bearer("docker-v2", &bob, "repository:team/app:pull").await;
     assert_eq!(backend.as_user("", "GET", "@docker-v2/v2/", b"").await.status, 401);
     let page = async |query: &str| backend.rest("GET", &format!("audit?{query}"), serde_json::Value::Null).await.json();
@@ -466,7 +468,7 @@ async fn the_audit_log_tells_who_did_what_and_no_secret() {
     let mut entries = Vec::new();
     for _ in 0..200 {
         entries = page("limit=50").await["entries"].as_array().unwrap().clone();
-        if entries.first().is_some_and(|entry| entry["path"].as_str().unwrap().ends_with("/token")) {
+        if entries.first().is_some_and(|entry| entry["path"].as_str().unwrap().ends_with("/token") && entry["status"] == 200) {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -483,18 +485,43 @@ async fn the_audit_log_tells_who_did_what_and_no_secret() {
         (&json!("bob"), &json!("192.0.2.7"), &json!("abc"), &json!("docker-v2"))
     );
     assert_eq!(find(401, "/v2/")["claimed"], json!(null), "the newer one has a name that is none");
+    assert_eq!(find(401, "/v2/token")["claimed"], json!("carol"), "names in a form count as well");
     assert_eq!(find(403, "/other/blobs/uploads/")["user"], json!("bob"));
     assert_eq!(find(201, "security/users/bob")["user"], json!("admin"));
     assert_eq!(find(200, "/token")["user"], json!("bob"));
-    assert_eq!(entries.iter().filter(|entry| entry["status"] == 401).count(), 2, "asking for a password is no event");
+    assert_eq!(entries.iter().filter(|entry| entry["status"] == 401).count(), 3, "asking for a password is no event");
     let first = page("limit=1").await;
     let second = page(&format!("limit=1&before={}", first["before"].as_str().unwrap())).await;
     assert_eq!((&first["entries"][0], &second["entries"][0]), (&entries[0], &entries[1]));
     assert_eq!(backend.as_user(&bob, "GET", "/api/audit", b"").await.status, 403);
     let text = serde_json::to_string(&entries).unwrap();
-    for secret in ["canary-password-1", "Canary-2", BOB, PASSWORD, token.strip_prefix("Bearer ").unwrap(), "argon2"] {
+    for secret in ["canary-password-1", "Canary-2", "canary-password-3", BOB, PASSWORD, token.strip_prefix("Bearer ").unwrap(), "argon2"] {
         assert!(!text.contains(secret), "{secret}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_whose_client_goes_away_is_checked_and_written_down() {
+    let backend = Backend::start().await;
+    for i in 0..4 {
+        let mut stream = UnixStream::connect(backend.socket()).await.unwrap();
+        let credentials = basic(&format!("somebody{i}"), "guess");
+        let head = format!("GET /artifactory/api/docker/docker-v2/v2/ HTTP/1.1\r\nHost: r.example\r\nAuthorization: {credentials}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Long enough for the request to be read, and not for the hash.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let mut written = 0;
+    for _ in 0..500 {
+        let page = backend.rest("GET", "audit?limit=100", serde_json::Value::Null).await.json();
+        let entries = page["entries"].as_array().unwrap();
+        written = entries.iter().filter(|entry| entry["status"] == 401 && entry["claimed"].is_string()).count();
+        if written == 4 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(written, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
