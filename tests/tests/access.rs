@@ -573,7 +573,8 @@ fn an_operator_manages_users_while_the_backend_runs_and_while_it_does_not() {
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["email"], "alice@example.com");
     registry.stop();
     // Both ways, the audit log knows who it was.
-    let audit = std::fs::read_to_string(registry.path("data/audit/audit-00000001.log")).unwrap();
+    let read = |series: &str| std::fs::read_to_string(registry.path(&format!("data/audit/{series}-00000001.log"))).unwrap();
+    let audit = read("changes") + &read("refusals");
     let mut lines = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let who =
         |line: Value| (line["method"] == "POST" && line["path"] == "/artifactory/api/security/users/alice").then(|| line["user"].clone());

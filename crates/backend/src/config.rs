@@ -79,7 +79,7 @@ pub(crate) struct Audit {
     pub(crate) pulls: bool,
     /// A file is put aside when it has so many bytes.
     pub(crate) file_bytes_max: u64,
-    /// Files that are kept, the present one included; the oldest goes first.
+    /// Files of each series that are kept, the present one included; the oldest goes first.
     pub(crate) files_max: usize,
 }
 

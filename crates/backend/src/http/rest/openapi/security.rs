@@ -124,6 +124,9 @@ pub(super) fn audit(schemas: &mut Schemas) -> Operation {
         &["time", "method", "path", "status"],
         json!({
             "time": { "type": "string", "format": "date-time" },
+            "since": { "type": "string", "format": "date-time", "description": "Of an entry that stands for several refusals of one kind: when the first of them was." },
+            "count": { "type": "integer", "description": "How many it stands for." },
+            "left_out": { "type": "integer", "description": "So many entries are missing before this one, because the disk was full. Nothing else is said." },
             "user": { "type": ["string", "null"], "description": "A user, `anonymous`, `operator`; `null` if a login failed." },
             "claimed": { "type": ["string", "null"], "description": "Whom a login claimed to be." },
             "credentials": { "type": ["string", "null"], "enum": ["basic", "bearer", "v1-token", "unreadable", null] },
@@ -147,6 +150,10 @@ pub(super) fn audit(schemas: &mut Schemas) -> Operation {
     let limit = format!("How many entries; {PAGE_ENTRIES_MAX} at most are given.");
     Operation::new(Tag::Security, Method::GET, "/artifactory/api/audit", "Who did what, newest first")
         .query("limit", positive(Some(AUDIT_PAGE_DEFAULT)), &limit)
-        .query("before", json!({ "type": "string", "pattern": "^[0-9]{1,19}-[0-9]{1,19}$" }), "What an answer gave as `before`.")
+        .query(
+            "before",
+            json!({ "type": "string", "pattern": "^[0-9]{1,19}-[0-9]{1,19}(\\.[0-9]{1,19}-[0-9]{1,19}){0,4}$" }),
+            "What an answer gave as `before`.",
+        )
         .answers_json(StatusCode::OK, page, "A page of the audit log.")
 }
