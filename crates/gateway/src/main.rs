@@ -178,6 +178,10 @@ fn export(kind: Other, config: &Path) -> anyhow::Result<()> {
 fn check(config: &Path) -> anyhow::Result<()> {
     let config = Config::load(config)?;
     say(&format!("configuration ok: {} binding{}", config.bindings, if config.bindings == 1 { "" } else { "s" }));
+    // To standard error: whoever only looks whether it is ok is not disturbed.
+    for warning in overview::warnings(&config.listeners, SystemTime::now()) {
+        eprintln!("berth-gateway: warning: {warning}");
+    }
     Ok(())
 }
 

@@ -10,6 +10,9 @@ use berth_names::{Authority, Scheme};
 use crate::bindings::{Binding, Bound, Listener};
 use crate::metrics::CertificateExpiry;
 
+/// A certificate with less left is worth a warning.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
 /// One binding, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -86,6 +89,30 @@ pub fn certificates(listeners: &[Listener]) -> Vec<CertificateExpiry> {
         Some(CertificateExpiry { binding: binding.label.to_string(), server_name, not_after_s: identity.expires })
     };
     listeners.iter().flat_map(|listener| listener.bindings.iter()).filter_map(expiry).collect()
+}
+
+/// What an operator should know about the certificates of these listeners: those that have expired, or soon will.
+pub fn warnings(listeners: &[Listener], now: SystemTime) -> Vec<String> {
+    let now_s = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now_s = i64::try_from(now_s).unwrap_or(i64::MAX);
+    let warning = |row: Row| {
+        let left_s = row.expires?.saturating_sub(now_s);
+        let what = format!("the certificate of {} ({})", row.listener, row.hosts);
+        match left_s {
+            ..=0 => Some(format!("{what} expired {} ago: clients refuse it", days(-left_s))),
+            _ if left_s < EXPIRY_WARNING.as_secs() as i64 => Some(format!("{what} expires in {}", days(left_s))),
+            _ => None,
+        }
+    };
+    rows(listeners).into_iter().filter_map(warning).collect()
+}
+
+fn days(seconds: i64) -> String {
+    match seconds / (24 * 60 * 60) {
+        0 => "less than a day".to_owned(),
+        1 => "a day".to_owned(),
+        days => format!("{days} days"),
+    }
 }
 
 /// What docker calls the registries of these listeners: `host`, or `host:port`.
@@ -170,6 +197,32 @@ mod tests {
         );
         let table = table(&rows, SystemTime::now());
         assert!(table.starts_with("LISTENER") && table.lines().count() == 4, "{table}");
+    }
+
+    #[test]
+    fn certificates_that_have_expired_or_soon_will_are_warned_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let now = SystemTime::UNIX_EPOCH + DAY * 20_000;
+        std::fs::write(directory.path().join("c.key"), key.serialize_pem()).unwrap();
+        for (days, hours, warned) in [
+            (-3, 0, Some("expired 3 days ago: clients refuse it")),
+            (0, 0, Some("expired less than a day ago: clients refuse it")),
+            (0, 5, Some("expires in less than a day")),
+            (1, 1, Some("expires in a day")),
+            (13, 23, Some("expires in 13 days")),
+            (14, 1, None),
+        ] {
+            let mut params = rcgen::CertificateParams::new(vec!["r.example".to_owned()]).unwrap();
+            params.not_before = SystemTime::UNIX_EPOCH.into();
+            let left = DAY * u32::try_from(days + 10).unwrap() + Duration::from_secs(hours * 60 * 60);
+            params.not_after = (now - DAY * 10 + left).into();
+            std::fs::write(directory.path().join("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+            let binding = format!("[[binding]]\nlisten = \"127.0.0.1:8443\"\nrepository = \"a\"\n{TLS}");
+            let config = Config::parse(&format!("[upstream]\ntcp = \"127.0.0.1:1\"\n{binding}"), directory.path()).unwrap();
+            let expected = warned.map(|warned| format!("the certificate of https 127.0.0.1:8443 (any) {warned}"));
+            assert_eq!(warnings(&config.listeners, now), Vec::from_iter(expected));
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use crate::blobs::random_u64;
+use crate::lease::LEASE_MS;
 use crate::{Registry, Result};
 
 /// Candidates that are looked at together, so that they share a write to the disk.
@@ -139,6 +140,34 @@ impl Registry {
             while let Some(outcome) = outcomes.next().await {
                 freed += outcome?;
             }
+        }
+    }
+
+    /// Sees to it that nothing waits longer than what is put now would: what does was put before the clock was set back, by
+    /// years perhaps. Returns how much there was.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn bring_candidates_forward(&self) -> Result<usize> {
+        let CleanupTimes { prune_interval_ms, quiet_ms, replaced_ms } = self.cleanup_times;
+        let latest_ms = self.clock.now_ms() + LEASE_MS.max(replaced_ms).max(2 * prune_interval_ms + quiet_ms);
+        let mut after = keys::candidates_after(latest_ms);
+        let mut moved = 0;
+        loop {
+            let rows = self.store.scan(&keys::candidates(), Some(&after), SCAN_ENTRIES).await?;
+            let mut batch = Batch::deferred();
+            for (key, _) in &rows {
+                if let Some((_, candidate)) = keys::split_candidate(key) {
+                    batch.delete(key.clone());
+                    self.look_at(&mut batch, latest_ms, &candidate)?;
+                    moved += 1;
+                }
+            }
+            match rows.last() {
+                Some((last, _)) => after = last.clone(),
+                None => return Ok(moved),
+            }
+            self.store.commit(batch).await?;
         }
     }
 

@@ -23,6 +23,16 @@ const CROWD: &str = "";
 /// Rows that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
 
+/// No lease ends later than one that begins now. One that seems to was made before the clock was set back, by years
+/// perhaps. Returns whether there was one.
+fn cap(lease: &mut Lease, now_ms: u64) -> bool {
+    let latest_ms = now_ms + LEASE_MS;
+    let late: Vec<&mut u64> = lease.holders.values_mut().filter(|until_ms| **until_ms > latest_ms).collect();
+    let is_any = !late.is_empty();
+    late.into_iter().for_each(|until_ms| *until_ms = latest_ms);
+    is_any
+}
+
 impl Registry {
     /// Adds to the batch that `holder` relies on what the lease row `key` stands beside.
     pub(crate) async fn hold(&self, batch: &mut Batch, key: Key, holder: &str) -> Result<()> {
@@ -30,6 +40,7 @@ impl Registry {
         let before = get_record::<Lease>(self.store.as_ref(), &key).await?;
         let (mut lease, seen) = before.map_or_else(|| (Lease::default(), None), |(lease, seen)| (lease, Some(seen)));
         lease.holders.retain(|_, until_ms| *until_ms > now_ms);
+        cap(&mut lease, now_ms);
         lease.more.retain(|holder, _| lease.holders.contains_key(holder));
         let is_crowded = lease.holders.len() >= HOLDERS_MAX && !lease.holders.contains_key(holder);
         let holder = if is_crowded || holder.is_empty() { CROWD } else { holder };
@@ -69,7 +80,9 @@ impl Registry {
             batch.expect(key, None);
             return Ok(None);
         };
-        let end_ms = lease.holders.into_values().max().filter(|until_ms| *until_ms > self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
+        let end_ms =
+            lease.holders.into_values().max().filter(|until_ms| *until_ms > now_ms).map(|until_ms| until_ms.min(now_ms + LEASE_MS));
         batch.expect(key.clone(), Some(seen));
         if end_ms.is_none() {
             batch.delete(key);
@@ -141,12 +154,18 @@ impl Registry {
             let rows = self.store.scan(family, after.as_ref(), SCAN_ENTRIES).await?;
             for (key, seen) in &rows {
                 let now_ms = self.clock.now_ms();
-                let is_over = Lease::decode(seen).is_some_and(|lease| lease.holders.values().all(|until_ms| *until_ms <= now_ms));
-                if is_over {
+                let Some(mut lease) = Lease::decode(seen) else { continue };
+                let is_over = lease.holders.values().all(|until_ms| *until_ms <= now_ms);
+                if is_over || cap(&mut lease, now_ms) {
                     let mut batch = Batch::deferred();
-                    batch.expect(key.clone(), Some(seen.clone())).delete(key.clone());
+                    batch.expect(key.clone(), Some(seen.clone()));
+                    if is_over {
+                        batch.delete(key.clone());
+                    } else {
+                        batch.put_record(key.clone(), &lease);
+                    }
                     match self.store.commit(batch).await {
-                        Ok(()) => expired += 1,
+                        Ok(()) => expired += usize::from(is_over),
                         // Somebody has just come to rely on it again.
                         Err(berth_storage::Error::Conflict) => {}
                         Err(error) => return Err(Error::from(error)),

@@ -224,7 +224,8 @@ impl Registry {
     pub async fn expire_uploads(&self, age_ms: u64) -> Result<usize> {
         /// Records looked at in one scan.
         const PAGE: usize = 100;
-        let oldest_ms = self.clock.now_ms().saturating_sub(age_ms);
+        let now_ms = self.clock.now_ms();
+        let oldest_ms = now_ms.saturating_sub(age_ms);
         let prefix = keys::uploads();
         let (mut after, mut expired) = (None, 0);
         loop {
@@ -233,7 +234,17 @@ impl Registry {
                 let id = key.text_after(&prefix).and_then(|text| text.parse::<UploadId>().ok());
                 let (Some(id), Some(stored)) = (id, WithBody::<Upload>::decode(seen)) else { continue };
                 let Ok(_busy) = self.occupy(&id) else { continue };
-                let Upload { touched_ms, owner, data, .. } = stored.record;
+                let Upload { touched_ms, owner, data, .. } = &stored.record;
+                let (touched_ms, data) = (*touched_ms, *data);
+                if touched_ms > now_ms + age_ms {
+                    // The clock was set back since, by years perhaps: it must not rest until then.
+                    let mut batch = Batch::deferred();
+                    let touched = Upload { touched_ms: now_ms, ..stored.record.clone() };
+                    batch.expect(key.clone(), Some(seen.clone()));
+                    batch.put(key.clone(), WithBody { record: touched, body: stored.body.clone() }.encode());
+                    self.store.commit(batch).await?;
+                    continue;
+                }
                 if touched_ms < oldest_ms && self.discard(&id, owner.as_deref(), seen.clone(), data).await.is_ok() {
                     expired += 1;
                 }

@@ -59,7 +59,7 @@ use berth_names::{AccountName, Digest, ImageName, RepositoryKey, Tag};
 
 use crate::blobs::DataId;
 use crate::v1::ImageId;
-pub use cleanup::{Candidate, candidate, candidates, lease, leases, split_candidate, v1_lease, v1_leases};
+pub use cleanup::{Candidate, candidate, candidates, candidates_after, lease, leases, split_candidate, v1_lease, v1_leases};
 pub use migration::{all_receipts, conversion, job, jobs, receipt, receipts, receipts_in, split_receipt};
 pub use properties::{Item, found_by, having, having_in, having_like, properties, properties_in, split_found_by, split_properties};
 pub use view::{split_v1_viewed, v1_view, v1_view_begun, v1_viewed, v1_viewed_in, v1_views, v1_views_begun};

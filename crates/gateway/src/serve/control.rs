@@ -20,11 +20,11 @@ use crate::config::Config;
 use crate::handover::Program;
 use crate::listener::{self, Listeners};
 use crate::metrics::CertificateExpiry;
+use crate::overview::EXPIRY_WARNING;
 use crate::watch::Watch;
 
-/// How often certificates are looked at, and how long before their end it is worth a warning.
+/// How often certificates are looked at.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(12 * 60 * 60);
-const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Changes the running gateway when it is asked to.
 pub(super) struct Control {

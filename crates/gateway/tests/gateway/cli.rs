@@ -26,6 +26,21 @@ fn check_says_what_is_wrong_and_where() {
     assert!(stderr.ends_with("did you mean `repository`?\n"), "{stderr}");
 }
 
+#[test]
+fn check_warns_of_a_certificate_that_has_expired() {
+    let site = Site::without_backend();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["r.example".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    fs::write(site.path("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(site.path("c.key"), key.serialize_pem()).unwrap();
+    let binding = "[[binding]]\nlisten = \"127.0.0.1:8443\"\nrepository = \"r\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n";
+    let (ok, stdout, stderr) = run(&["check", "--config", site.configuration(binding).to_str().unwrap()]);
+    assert!(ok && stdout == "configuration ok: 1 binding\n", "{stdout}");
+    assert!(stderr.starts_with("berth-gateway: warning: the certificate of https 127.0.0.1:8443 (any) expired "), "{stderr}");
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_stops_the_start() {
     let site = Site::new(echo);

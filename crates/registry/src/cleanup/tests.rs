@@ -26,7 +26,7 @@ use crate::v1::{ImageId, Viewer};
 use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
 
 /// Each test has its own clock: they run at the same time.
-static CLOCKS: [AtomicU64; 4] = [const { AtomicU64::new(BEGINNING_MS) }; 4];
+static CLOCKS: [AtomicU64; 5] = [const { AtomicU64::new(BEGINNING_MS) }; 5];
 const BEGINNING_MS: u64 = 1_800_000_000_000;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
@@ -763,4 +763,32 @@ async fn what_an_earlier_version_stored_is_indexed_once() {
     assert_eq!(registry.keys_of(&index).await.unwrap(), whole);
     fixture.verify_index().await;
     assert_eq!(registry.index_once().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_by_years_keeps_nothing_for_years() {
+    let fixture = fixture(&CLOCKS[4], || CLOCKS[4].load(Ordering::Relaxed));
+    fixture.create_repositories().await;
+    fixture.pass(10 * 365 * 24);
+    let registry = &fixture.registry;
+    let (repository, image, tag) = place("dev", 0, 0);
+    // A push that never ends, an upload that rests, a tag that was moved, and an image of which nothing is left.
+    fixture.bring_blob(&repository, &image, layer(3), "a").await;
+    registry.start_upload(&repository, &image, None).await.unwrap();
+    for layers in [0b1, 0b11] {
+        fixture.push(&(repository.clone(), image.clone(), tag.clone()), layers, Shape::Plain, "b").await;
+    }
+    registry.delete_manifest(&repository, &image, &Reference::Tag(tag)).await.unwrap();
+    fixture.clock.store(BEGINNING_MS, Ordering::Relaxed);
+    for _ in 0..5 {
+        registry.expire_leases().await.unwrap();
+        registry.expire_uploads(24 * HOUR_MS).await.unwrap();
+        registry.bring_candidates_forward().await.unwrap();
+        fixture.collect().await;
+        fixture.pass(25);
+    }
+    assert_eq!(fixture.file_bytes(), 0);
+    let left: Vec<String> = registry.all_keys().await.into_iter().filter(|key| !key.starts_with(['0', 'R'])).collect();
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(registry.bring_candidates_forward().await.unwrap(), 0);
 }

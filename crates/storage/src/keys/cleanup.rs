@@ -73,6 +73,11 @@ pub fn candidates() -> Prefix {
     family(b'c').prefix()
 }
 
+/// The position behind which a scan finds what is to be looked at later than `due_ms`.
+pub fn candidates_after(due_ms: u64) -> Key {
+    family(b'c').raw(&due_ms.to_be_bytes()).raw(&[u8::MAX]).key()
+}
+
 /// When something is to be looked at, and what.
 pub fn split_candidate(key: &Key) -> Option<(u64, Candidate)> {
     let (due_ms, rest) = key.after(&candidates())?.split_first_chunk::<8>()?;
