@@ -222,6 +222,7 @@ async fn adopt_repositories(config: &Config, registry: &Registry) -> anyhow::Res
 async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    heap::keep_trimmed()?;
     let opened = open(&config)?;
     let (service, audit_writer) = http::Service::open(&config, &opened)?;
     let (stores, registry) = opened;
@@ -324,6 +325,11 @@ async fn keep_house(registry: Registry) {
         }
         if let Err(error) = registry.expire_leases().await {
             tracing::error!(%error, "what pushes relied on could not be looked at");
+        }
+        match registry.bring_candidates_forward().await {
+            Ok(0) => {}
+            Ok(moved) => tracing::warn!(moved, "the clock was set back: cleanup does not wait for it to catch up"),
+            Err(error) => tracing::error!(%error, "what waits for cleanup could not be looked at"),
         }
     }
 }

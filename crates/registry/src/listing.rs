@@ -11,8 +11,14 @@ use crate::{Error, Registry, Result};
 /// Entries that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
 
-/// Referrers that are listed for one manifest.
+/// Referrers on one page.
 const REFERRERS_MAX: usize = 1000;
+
+/// Bytes of what a page of referrers says; a single one may have more.
+const REFERRERS_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes that are read for a page of referrers, if few are of the type that is asked for.
+const REFERRERS_READ_BYTES_MAX: usize = 64 << 20;
 
 /// Part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +27,15 @@ pub struct Page {
     pub names: Vec<String>,
     /// Whether more follow.
     pub more: bool,
+}
+
+/// Part of a list of referrers.
+#[derive(Clone, Debug)]
+pub struct ReferrersPage {
+    /// The manifests, ordered by digest.
+    pub manifests: Vec<ReferrerDescriptor>,
+    /// Behind which digest the list goes on, if it does.
+    pub next: Option<Digest>,
 }
 
 impl Registry {
@@ -51,18 +66,47 @@ impl Registry {
         self.page(&keys::images(repository), after, limit, &|name, row| is_inhabited(row) && sees(name)).await
     }
 
-    /// The manifests that are about `subject`.
+    /// The manifests that are about `subject`, behind `last`: those of one type, if it is given.
+    ///
+    /// A row may have as many bytes as a manifest. So they are read one at a time, and a page ends when it has so many bytes,
+    /// or when so many were read for it.
     ///
     /// # Errors
     /// Only if the store fails.
-    pub async fn referrers(&self, repository: &RepositoryKey, image: &ImageName, subject: &Digest) -> Result<Vec<ReferrerDescriptor>> {
+    pub async fn referrers(
+        &self,
+        (repository, image): (&RepositoryKey, &ImageName),
+        subject: &Digest,
+        last: Option<&Digest>,
+        artifact_type: Option<&str>,
+    ) -> Result<ReferrersPage> {
         let prefix = keys::referrers(repository, image, subject);
-        let rows = self.store.scan(&prefix, None, REFERRERS_MAX).await?;
-        let describe = |(key, value): &(Key, Bytes)| {
-            let Referrer { media_type, size, artifact_type, annotations } = Referrer::decode(value)?;
-            Some(ReferrerDescriptor { digest: key.digest_after(&prefix)?, media_type, size, artifact_type, annotations })
-        };
-        Ok(rows.iter().filter_map(describe).collect())
+        let mut after = last.map(|last| keys::referrer(repository, image, subject, last));
+        let mut page = ReferrersPage { manifests: Vec::new(), next: None };
+        let (mut bytes, mut bytes_read, mut seen) = (0, 0, last.copied());
+        while let Some((key, row)) = self.store.scan(&prefix, after.as_ref(), 1).await?.pop() {
+            let is_first = bytes_read == 0;
+            bytes_read += row.len();
+            if !is_first && (bytes_read > REFERRERS_READ_BYTES_MAX || page.manifests.len() >= REFERRERS_MAX) {
+                page.next = seen;
+                break;
+            }
+            let found = Referrer::decode(&row).zip(key.digest_after(&prefix));
+            if let Some((Referrer { media_type, size, artifact_type: own, annotations }, digest)) = found {
+                if artifact_type.is_none_or(|wanted| own.as_deref() == Some(wanted)) {
+                    if bytes > 0 && bytes + row.len() > REFERRERS_BYTES_MAX {
+                        page.next = seen;
+                        break;
+                    }
+                    bytes += row.len();
+                    page.manifests.push(ReferrerDescriptor { digest, media_type, size, artifact_type: own, annotations });
+                }
+                seen = Some(digest);
+            }
+            after = Some(key);
+            tokio::task::yield_now().await;
+        }
+        Ok(page)
     }
 
     async fn page(

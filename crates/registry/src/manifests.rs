@@ -6,13 +6,14 @@ mod document;
 mod schema1;
 mod signature;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey, Tag};
 use berth_storage::keys::{Candidate, Item};
 use berth_storage::records::{self, Blob, Image, Manifest, Record, Referrer, WithBody};
 use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use crate::blobs::{damaged, random_u64};
 use crate::properties;
@@ -43,6 +44,9 @@ impl ManifestContent {
     }
 }
 
+/// Rows of blobs that are looked at in one go when a manifest refers to them.
+const NEEDS_AT_ONCE: usize = 256;
+
 /// What happens to a tag that points to something else already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExistingTag {
@@ -71,7 +75,7 @@ pub struct StoredManifest {
 }
 
 /// A manifest that is about another one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ReferrerDescriptor {
     /// Its digest.
     pub digest: Digest,
@@ -81,8 +85,13 @@ pub struct ReferrerDescriptor {
     pub size: u64,
     /// What kind of artifact it is.
     pub artifact_type: Option<String>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// Its annotations, as JSON.
+    pub annotations: Box<RawValue>,
+}
+
+fn no_annotations() -> Box<RawValue> {
+    // An object without fields: serialising it cannot fail.
+    serde_json::value::to_raw_value(&serde_json::Map::new()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// Reads a manifest that this registry has made itself.
@@ -179,33 +188,63 @@ impl Registry {
 
     /// Makes the batch depend on everything that the manifest needs being there, with the right sizes. Returns their sum.
     async fn require(&self, batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, document: &Document) -> Result<u64> {
-        let row_of = |need: &Need| match need {
-            Need::Blob { digest, .. } => keys::link(repository, image, digest),
-            Need::Manifest { digest, .. } => keys::manifest(repository, image, digest),
-        };
-        let needed: Vec<_> = document.needs.iter().map(row_of).collect();
-        let blobs: Vec<_> = document.needs.iter().map(|need| keys::blob(need.digest())).collect();
-        let (rows, blobs) = (self.store.multi_get(&needed).await?, self.store.multi_get(&blobs).await?);
+        let mut sizes = HashMap::new();
+        for needs in document.needs.chunks(NEEDS_AT_ONCE) {
+            self.require_some(batch, (repository, image), needs, &mut sizes).await?;
+        }
         let mut size = 0_u64;
-        for (((need, key), row), blob) in document.needs.iter().zip(needed).zip(rows).zip(blobs) {
-            let actual = match (need, &row) {
-                (Need::Manifest { .. }, Some(row)) => WithBody::<Manifest>::decode(row).ok_or_else(|| damaged(&key))?.body.len() as u64,
-                (Need::Blob { digest, .. }, Some(_)) => {
-                    let blob = blob.ok_or_else(|| damaged(&keys::blob(digest)))?;
-                    Blob::decode(&blob).ok_or_else(|| damaged(&keys::blob(digest)))?.size
-                }
-                (Need::Blob { digest, .. }, None) if *digest == empty_layer::digest() => {
-                    self.bring_empty_layer(batch, repository, image).await?
-                }
-                (_, None) => return Err(Error::ManifestBlobUnknown(*need.digest())),
-            };
+        for need in &document.needs {
+            let actual = sizes.get(need.digest()).copied().unwrap_or_default();
             if let Some(claimed) = need.size().filter(|claimed| *claimed != actual) {
                 return Err(Error::SizeMismatch { digest: *need.digest(), claimed, actual });
             }
             size = size.saturating_add(actual);
-            batch.expect(key, row);
         }
         Ok(size)
+    }
+
+    /// Makes the batch depend on these being there, and finds out how large they are. What is named twice is looked at once,
+    /// and manifests, which may be large, one at a time.
+    async fn require_some(
+        &self,
+        batch: &mut Batch,
+        (repository, image): (&RepositoryKey, &ImageName),
+        needs: &[Need],
+        sizes: &mut HashMap<Digest, u64>,
+    ) -> Result<()> {
+        let mut blobs = Vec::new();
+        for need in needs {
+            match need {
+                Need::Blob { digest, .. } => blobs.push(*digest),
+                Need::Manifest { digest, .. } if !sizes.contains_key(digest) => {
+                    let key = keys::manifest(repository, image, digest);
+                    let row = self.store.get(&key).await?.ok_or(Error::ManifestBlobUnknown(*digest))?;
+                    let size = WithBody::<Manifest>::decode(&row).ok_or_else(|| damaged(&key))?.body.len() as u64;
+                    sizes.insert(*digest, size);
+                    batch.expect_there(key);
+                }
+                Need::Manifest { .. } => {}
+            }
+        }
+        blobs.retain(|digest| !sizes.contains_key(digest));
+        blobs.sort_unstable();
+        blobs.dedup();
+        let links: Vec<_> = blobs.iter().map(|digest| keys::link(repository, image, digest)).collect();
+        let rows: Vec<_> = blobs.iter().map(keys::blob).collect();
+        let (linked, found) = (self.store.multi_get(&links).await?, self.store.multi_get(&rows).await?);
+        for (((digest, link), linked), found) in blobs.into_iter().zip(links).zip(linked).zip(found) {
+            let size = match &linked {
+                Some(_) => {
+                    let blob = found.as_ref().and_then(Blob::decode).ok_or_else(|| damaged(&keys::blob(&digest)))?;
+                    blob.size
+                }
+                None if digest == empty_layer::digest() => self.bring_empty_layer(batch, repository, image).await?,
+                None => return Err(Error::ManifestBlobUnknown(digest)),
+            };
+            sizes.insert(digest, size);
+            batch.expect(link, linked);
+        }
+        Ok(())
     }
 
     /// Gives the image's row a new revision, so that a deletion that has already looked loses, and creates it if need be.
@@ -237,7 +276,7 @@ impl Registry {
                 media_type: document.media_type.clone(),
                 size: bytes.len() as u64,
                 artifact_type: document.artifact_type.clone(),
-                annotations: document.annotations.clone(),
+                annotations: document.annotations.clone().map_or_else(no_annotations, |annotations| annotations.0),
             };
             batch.put_record(keys::referrer(repository, image, subject, digest), &referrer);
         }

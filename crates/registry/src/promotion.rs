@@ -17,6 +17,9 @@ pub(crate) const TAGS_MAX: usize = 5_000;
 /// Manifests that one promotion takes.
 const MANIFESTS_MAX: usize = 20_000;
 
+/// Bytes of manifests and of what is said about them that one promotion takes: they all go in one commit.
+const MANIFESTS_BYTES_MAX: usize = 128 << 20;
+
 /// What is to go where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promotion {
@@ -164,6 +167,12 @@ impl Registry {
     async fn closure(&self, repository: &RepositoryKey, image: &ImageName, digests: impl Iterator<Item = Digest>) -> Result<Closure> {
         let mut closure = Closure::default();
         let mut next: Vec<Digest> = digests.collect();
+        let mut bytes_taken = 0;
+        let mut take = |bytes: &Bytes| {
+            bytes_taken += bytes.len();
+            let too_large = Error::PromotionTooLarge { what: "bytes of manifests", max: MANIFESTS_BYTES_MAX };
+            if bytes_taken > MANIFESTS_BYTES_MAX { Err(too_large) } else { Ok(()) }
+        };
         while let Some(digest) = next.pop() {
             if closure.manifests.contains_key(&digest) || closure.blobs.contains(&digest) {
                 continue;
@@ -176,12 +185,14 @@ impl Registry {
             if closure.manifests.len() == MANIFESTS_MAX {
                 return Err(Error::PromotionTooLarge { what: "manifests", max: MANIFESTS_MAX });
             }
+            take(&bytes)?;
             next.extend(&record.children);
             closure.manifests.insert(digest, (record, bytes));
             let referrers = keys::referrers(repository, image, &digest);
             for row in self.keys_of(&referrers).await? {
                 let Some(referrer) = row.digest_after(&referrers) else { continue };
                 if let Some(value) = self.store.get(&row).await?.filter(|value| Referrer::decode(value).is_some()) {
+                    take(&value)?;
                     closure.referrers.insert((digest, referrer), value);
                     next.push(referrer);
                 }

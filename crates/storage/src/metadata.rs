@@ -24,6 +24,9 @@ pub trait MetadataStore: Send + Sync {
     /// `after` need not exist, and may lie before the prefix.
     async fn scan(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Bytes)>>;
 
+    /// The keys of what [`MetadataStore::scan`] finds, without reading what is under them: that may be large.
+    async fn scan_keys(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<Key>>;
+
     /// Applies the batch whole.
     ///
     /// # Errors
@@ -45,6 +48,7 @@ pub enum Durability {
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(crate) expect: Vec<(Key, Option<Bytes>)>,
+    pub(crate) expect_there: Vec<Key>,
     pub(crate) put: Vec<(Key, Bytes)>,
     pub(crate) delete: Vec<Key>,
     pub(crate) durability: Durability,
@@ -64,6 +68,13 @@ impl Batch {
     /// The batch applies only if `key` holds exactly `value` (`None`: is absent).
     pub fn expect(&mut self, key: Key, value: Option<Bytes>) -> &mut Self {
         self.expect.push((key, value));
+        self
+    }
+
+    /// The batch applies only if there is something under `key`, whatever it is: for content, which is all that its key can
+    /// hold and may be large.
+    pub fn expect_there(&mut self, key: Key) -> &mut Self {
+        self.expect_there.push(key);
         self
     }
 

@@ -9,6 +9,7 @@ use berth_names::{AccountName, ApiVersion, Digest, ImageName, RepositoryKey, Tag
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::blobs::DataId;
 
@@ -184,7 +185,7 @@ pub struct Manifest {
 }
 
 /// What the referrers list says about one manifest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Referrer {
     /// Its media type.
     pub media_type: String,
@@ -192,8 +193,8 @@ pub struct Referrer {
     pub size: u64,
     /// Its artifact type, or the media type of its config.
     pub artifact_type: Option<String>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// Its annotations: an object of texts, as JSON. Nobody looks into it, and taken apart it would be many times as large.
+    pub annotations: Box<RawValue>,
 }
 
 /// What a tag points to.

@@ -81,6 +81,18 @@ fn decode(text: &str) -> Result<String, InvalidQuery> {
     String::from_utf8(bytes).map_err(|_| InvalidQuery)
 }
 
+/// A value as it stands in a query.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(char::from(byte)),
+            _ => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
+}
+
 /// A chunk's first and last byte: `0-1023`, or as HTTP has it `bytes 0-1023/*`. `None` if it is neither.
 pub(crate) fn content_range(text: &str) -> Option<(u64, u64)> {
     let text = text.strip_prefix("bytes ").unwrap_or(text);
@@ -200,6 +212,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_encoded_is_read_back(text in "\\PC{0,60}") {
+            let query = Query::parse(Some(&format!("a={}", encoded(&text)))).unwrap();
+            prop_assert_eq!(query.get("a"), Some(text.as_str()));
+        }
+
         #[test]
         fn no_text_makes_reading_panic(text in "\\PC{0,60}", size in any::<u64>()) {
             let _ = Query::parse(Some(&text)).map(|query| query.page_size());

@@ -40,6 +40,9 @@ pub(crate) use openapi::{OperationName, document};
 /// The largest body that is accepted, in bytes: a permission target with ten thousand names fits.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
+/// Values in it: ten thousand entries of a permission target with their rights.
+const BODY_VALUES_MAX: usize = 100_000;
+
 /// Entries of the audit log in one answer, if the client does not say how many.
 const AUDIT_PAGE_DEFAULT: usize = 100;
 
@@ -374,7 +377,10 @@ async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Answer> {
         Err(Unreadable::TooLarge) => return Err(errors::rest(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")),
         Err(Unreadable::Interrupted) => return Err(errors::of_rest(&berth_registry::Error::Interrupted)),
     };
-    serde_json::from_slice(&bytes).map_err(|error| errors::rest(StatusCode::BAD_REQUEST, &format!("the body is not as expected: {error}")))
+    if !berth_registry::is_sane_json(&bytes, BODY_VALUES_MAX) {
+        return Err(bad("the body is not UTF-8, nested too deep, or of too many values"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| bad(&format!("the body is not as expected: {error}")))
 }
 
 async fn audit(call: &RestCall) -> Result<Answer, Answer> {

@@ -400,6 +400,92 @@ async fn referrers_are_found_by_their_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pages_of_referrers_are_bounded_in_bytes_and_lead_to_all_of_them() {
+    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+    let backend = Backend::start().await;
+    let subject = sha256(backend.push_image("docker-v2", "a", "1").await.as_bytes());
+    let config = sha256(b"{}");
+    let mut pushed = std::collections::BTreeSet::new();
+    for (number, length) in [1_500_000, 1_500_000, 1_500_000, 4_000_000, 10, 10].into_iter().enumerate() {
+        let artifact_type = if number == 4 { "x/other" } else { r#"x/sig+json; a=\"b\""# };
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI}","artifactType":"{artifact_type}","config":{{"mediaType":"c/t","size":2,"digest":"{config}"}},"layers":[],"subject":{{"mediaType":"{MANIFEST}","size":1,"digest":"{subject}"}},"annotations":{{"n":"{number}","x":"{}"}}}}"#,
+            "x".repeat(length)
+        );
+        let digest = sha256(manifest.as_bytes());
+        let path = format!("@docker-v2/v2/a/manifests/{digest}");
+        assert_eq!(backend.send("PUT", &path, &[("Content-Type", OCI)], manifest.as_bytes()).await.status, 201);
+        pushed.insert((digest, number.to_string()));
+    }
+    let all = pushed.len();
+    for (query, expected) in [("", all), ("?artifactType=x/sig%2Bjson%3B%20a=%22b%22", all - 1), ("?artifactType=x/none", 0)] {
+        let (mut path, mut found, mut pages) = (format!("/v2/a/referrers/{subject}{query}"), std::collections::BTreeSet::new(), 0);
+        loop {
+            let page = backend.get(&format!("@docker-v2{path}")).await;
+            assert_eq!((page.status, page.header("OCI-Filters-Applied").is_some()), (200, !query.is_empty()));
+            assert!(page.body.len() < 5 << 20, "{}", page.body.len());
+            pages += 1;
+            for entry in page.json()["manifests"].as_array().unwrap() {
+                found.insert((entry["digest"].as_str().unwrap().to_owned(), entry["annotations"]["n"].as_str().unwrap().to_owned()));
+            }
+            match page.header("Link") {
+                Some(link) => path = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(found.len(), expected, "{query}");
+        assert!(found.is_subset(&pushed) && (expected == 0 || pages > 1));
+    }
+    assert_eq!(backend.get(&format!("@docker-v2/v2/a/referrers/{subject}?last=x")).await.refusal(), (400, "DIGEST_INVALID".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_may_name_a_manifest_often_and_each_time_its_size_must_be_right() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let backend = Backend::start().await;
+    let image = backend.push_image("docker-v2", "a", "1").await;
+    let named = |size: usize| format!(r#"{{"mediaType":"{MANIFEST}","digest":"{}","size":{size}}}"#, sha256(image.as_bytes()));
+    let index = |entries: Vec<String>| format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{}]}}"#, entries.join(","));
+    let put =
+        async |index: String| backend.send("PUT", "@docker-v2/v2/a/manifests/all", &[("Content-Type", INDEX)], index.as_bytes()).await;
+    assert_eq!(put(index(vec![named(image.len()); 10_000])).await.status, 201);
+    let mut wrong = vec![named(image.len()); 300];
+    wrong.push(named(1));
+    assert_eq!(put(index(wrong)).await.refusal(), (400, "SIZE_INVALID".into()));
+    let absent = named(image.len()).replace(&sha256(image.as_bytes()), &sha256(b"absent"));
+    assert_eq!(put(index(vec![named(image.len()), absent])).await.refusal(), (400, "MANIFEST_BLOB_UNKNOWN".into()));
+    // It goes with what it names, however often.
+    assert_eq!(backend.send("DELETE", "@docker-v2/v2/a/manifests/all", &[], b"").await.status, 202);
+    assert_eq!(backend.send("DELETE", "@docker-v2/v2/a/manifests/1", &[], b"").await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_v1_index_is_read_entry_by_entry_and_told_apart_from_what_is_none() {
+    let backend = Backend::start().await;
+    let put = async |body: String| {
+        let reply = backend.send("PUT", "@docker-v1/v1/repositories/team/app/", &[], body.as_bytes()).await;
+        (reply.status, reply.json()["error"].as_str().unwrap_or_default().to_owned())
+    };
+    let entry = |number: usize| format!(r#"{{"Tag":"x","id":"{number:064x}","more":{{"a":[1,null]}}}}"#);
+    let list = |entries: Vec<String>| format!("[{}]", entries.join(","));
+    let tiny = list(vec![r#"{"":0}"#.to_owned(); 590_000]);
+    assert!(tiny.len() < 4 << 20);
+    for (body, expected) in [
+        (list((0..3).map(entry).collect()), (200, "")),
+        (list(vec![entry(1); 30_000]), (200, "")),
+        (list((0..10_001).map(entry).collect()), (413, "Too many images")),
+        (tiny.clone(), (400, "Invalid data")),
+        ("{}".to_owned(), (400, "Invalid data")),
+        (r#"["x"]"#.to_owned(), (400, "Invalid data")),
+        (tiny + "]", (400, "Error Decoding JSON")),
+        ("[".to_owned(), (400, "Error Decoding JSON")),
+    ] {
+        let cut: String = body.chars().take(40).collect();
+        assert_eq!(put(body).await, (expected.0, expected.1.to_owned()), "{cut}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_open_repository_is_pulled_by_anybody_and_pushed_by_users() {
     let backend = Backend::start().await;
     backend.push_image("docker-open", "a", "1").await;

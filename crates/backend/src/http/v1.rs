@@ -4,13 +4,15 @@
 mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use berth_names::{ApiVersion, ImageName, Tag};
 use berth_registry::v1::{IMAGE_JSON_BYTES_MAX, ImageContent, ImageId, TagRecord};
 use berth_registry::{BlobContent, Error};
 use http::StatusCode;
 use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderName, PRAGMA, RANGE, WWW_AUTHENTICATE};
-use serde::Deserialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::body::{Unreadable, read_limited};
@@ -116,19 +118,49 @@ pub(crate) fn user_is_valid() -> Answer {
 ///
 /// What it says is said again image by image and tag by tag; docker up to 0.7 even lists tags that it will move again.
 async fn read_index(body: RequestBody) -> Result<BTreeSet<ImageId>, Outcome> {
-    #[derive(Deserialize)]
-    struct Entry {
-        id: ImageId,
-    }
     let bytes = match read_limited(body, INDEX_BYTES_MAX).await {
         Ok(bytes) => bytes,
         Err(Unreadable::TooLarge) => return Err(Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Too many images"))),
         Err(Unreadable::Interrupted) => return Err(Err(Error::Interrupted)),
     };
-    let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad("Error Decoding JSON"))?;
-    let entries = serde_json::from_value::<Vec<Entry>>(value).map_err(|_| bad("Invalid data"))?;
-    let ids: BTreeSet<ImageId> = entries.into_iter().map(|entry| entry.id).collect();
-    if ids.len() > INDEX_IMAGES_MAX { Err(Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Too many images"))) } else { Ok(ids) }
+    let ids = serde_json::from_slice(&bytes).map(|Index(ids)| ids).map_err(|_| {
+        // Whether it is JSON at all is found out without keeping any of it.
+        bad(if serde_json::from_slice::<IgnoredAny>(&bytes).is_ok() { "Invalid data" } else { "Error Decoding JSON" })
+    })?;
+    ids.ok_or_else(|| Ok(errors::v1(StatusCode::PAYLOAD_TOO_LARGE, "Too many images")))
+}
+
+/// The images of that list, or nothing if there are too many. It is read entry by entry: as values it could be a hundred times
+/// as large as its text.
+struct Index(Option<BTreeSet<ImageId>>);
+
+impl<'de> Deserialize<'de> for Index {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Entry {
+            id: ImageId,
+        }
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Index;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of images")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Index, A::Error> {
+                let mut ids = Some(BTreeSet::new());
+                while let Some(Entry { id }) = entries.next_element()? {
+                    ids = ids.filter(|ids| ids.len() < INDEX_IMAGES_MAX || ids.contains(&id));
+                    if let Some(ids) = &mut ids {
+                        ids.insert(id);
+                    }
+                }
+                Ok(Index(ids))
+            }
+        }
+        deserializer.deserialize_seq(Entries)
+    }
 }
 
 pub(crate) async fn put_repository(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {

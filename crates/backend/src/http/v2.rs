@@ -2,17 +2,19 @@
 
 use berth_names::{Digest, ImageName, Reference};
 use berth_registry::access::Right;
-use berth_registry::{BlobContent, Error, MANIFEST_BYTES_MAX, Page, UploadId};
+use berth_registry::{BlobContent, Error, MANIFEST_BYTES_MAX, Page, ReferrerDescriptor, UploadId};
 use http::StatusCode;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LINK, LOCATION, RANGE, VARY,
 };
+use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::body::{ResponseBody, Unreadable, read_limited};
 use super::call::{Call, RequestBody};
 use super::errors;
-use super::params::{ByteRange, PageSize, content_range, requested_range};
+use super::params::{ByteRange, PageSize, content_range, encoded, requested_range};
 use super::respond::{Answer, With, empty, json, whole};
 use super::route::V2;
 use super::schemas;
@@ -293,20 +295,40 @@ fn linked(answer: Answer, path: &str, page: &Page, limit: Option<usize>) -> Answ
     }
 }
 
+/// An index, as far as a list of referrers has one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index<'a> {
+    schema_version: u8,
+    media_type: &'a str,
+    manifests: Vec<Descriptor<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor<'a> {
+    media_type: &'a str,
+    digest: Digest,
+    size: u64,
+    artifact_type: Option<&'a str>,
+    annotations: &'a RawValue,
+}
+
+impl<'a> Descriptor<'a> {
+    fn of(found: &'a ReferrerDescriptor) -> Self {
+        let ReferrerDescriptor { digest, media_type, size, artifact_type, annotations } = found;
+        Self { media_type, digest: *digest, size: *size, artifact_type: artifact_type.as_deref(), annotations }
+    }
+}
+
 pub(crate) async fn referrers(call: &Call, image: &ImageName, subject: &Digest) -> Outcome {
     let wanted = call.query.get("artifactType");
-    let found = call.registry.referrers(&call.repository.key, image, subject).await?;
-    let manifests: Vec<_> = found
-        .into_iter()
-        .filter(|referrer| wanted.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted)))
-        .map(|referrer| {
-            json!({
-                "mediaType": referrer.media_type, "digest": referrer.digest, "size": referrer.size,
-                "artifactType": referrer.artifact_type, "annotations": referrer.annotations,
-            })
-        })
-        .collect();
-    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
-    let answer = json(StatusCode::OK, &index).with(CONTENT_TYPE, OCI_INDEX);
-    Ok(if wanted.is_some() { answer.with(OCI_FILTERS, "artifactType") } else { answer })
+    let Ok(last) = call.query.get("last").map(str::parse).transpose() else { return invalid("DIGEST_INVALID", "last must be a digest") };
+    let page = call.registry.referrers((&call.repository.key, image), subject, last.as_ref(), wanted).await?;
+    let manifests = page.manifests.iter().map(Descriptor::of).collect();
+    let answer = json(StatusCode::OK, &Index { schema_version: 2, media_type: OCI_INDEX, manifests }).with(CONTENT_TYPE, OCI_INDEX);
+    let answer = if wanted.is_some() { answer.with(OCI_FILTERS, "artifactType") } else { answer };
+    let Some(next) = page.next else { return Ok(answer) };
+    let filter = wanted.map(|wanted| format!("&artifactType={}", encoded(wanted))).unwrap_or_default();
+    Ok(answer.with(LINK, format!("<{}/referrers/{subject}?last={next}{filter}>; rel=\"next\"", call.location(image))))
 }

@@ -55,11 +55,11 @@ impl Registry {
         seen_image: Option<Bytes>,
     ) -> Result<()> {
         let now_ms = self.clock.now_ms();
-        let children: Vec<Key> = record.children.iter().map(|child| keys::manifest(repository, image, child)).collect();
-        let rows = self.store.multi_get(&children).await?;
-        for (child, row) in record.children.iter().zip(rows) {
+        for child in &record.children {
             batch.delete(keys::parent_of(repository, image, child, digest));
-            let kind = if row.is_some() { Candidate::Manifest } else { Candidate::Link };
+            // One at a time: they may be thousands of megabytes.
+            let is_manifest = self.store.get(&keys::manifest(repository, image, child)).await?.is_some();
+            let kind = if is_manifest { Candidate::Manifest } else { Candidate::Link };
             self.look_at(batch, now_ms, &kind(repository.clone(), image.clone(), *child))?;
         }
         if let Some(subject) = &record.subject {
@@ -73,7 +73,7 @@ impl Registry {
         }
         self.remove_view(batch, repository, image, digest).await?;
         batch.delete(keys::manifest(repository, image, digest));
-        let is_last = self.store.scan(&keys::manifests(repository, image), None, 2).await?.len() <= 1;
+        let is_last = self.store.scan_keys(&keys::manifests(repository, image), None, 2).await?.len() <= 1;
         self.after_removal(batch, repository, image, seen_image, is_last).await
     }
 
@@ -175,8 +175,9 @@ impl Registry {
         // Whoever puts something into the image expects or renews its row.
         let Some((row, seen)) = get_record::<Image>(self.store.as_ref(), &key).await? else { return Ok(Verdict::Stays) };
         let Some(vacant_since_ms) = row.vacant_since_ms else { return Ok(Verdict::Stays) };
-        let quiet_until_ms = vacant_since_ms + self.cleanup_times.quiet_ms;
-        if quiet_until_ms > self.clock.now_ms() {
+        // A time that has not come yet was noted before the clock was set back.
+        let quiet_ms = self.cleanup_times.quiet_ms;
+        if self.clock.now_ms().checked_sub(vacant_since_ms).is_some_and(|since_ms| since_ms < quiet_ms) {
             return Ok(Verdict::Later(self.next_prune_ms()));
         }
         let content = [
@@ -196,17 +197,17 @@ impl Registry {
     }
 
     async fn any(&self, prefix: &Prefix) -> Result<bool> {
-        Ok(!self.store.scan(prefix, None, 1).await?.is_empty())
+        Ok(!self.store.scan_keys(prefix, None, 1).await?.is_empty())
     }
 
     /// All keys of a group that is small by its nature.
     pub(crate) async fn keys_of(&self, prefix: &Prefix) -> Result<Vec<Key>> {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
-            let rows = self.store.scan(prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            after = rows.last().map(|(key, _)| key.clone());
-            let is_end = rows.len() < SCAN_ENTRIES;
-            found.extend(rows.into_iter().map(|(key, _)| key));
+            let keys = self.store.scan_keys(prefix, after.as_ref(), SCAN_ENTRIES).await?;
+            after = keys.last().cloned();
+            let is_end = keys.len() < SCAN_ENTRIES;
+            found.extend(keys);
             if is_end {
                 return Ok(found);
             }

@@ -1,9 +1,11 @@
 //! Reading a manifest: just enough to know what it is and what it needs.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use berth_names::Digest;
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::schema1::{SIGNED, Schema1, is_schema1};
 use crate::{Error, Result};
@@ -13,14 +15,17 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Blobs or manifests that one manifest may refer to.
+const NEEDS_MAX: usize = 10_000;
+
 /// What the registry needs to know of a manifest.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Document {
     pub(super) media_type: String,
     pub(super) needs: Vec<Need>,
     pub(super) subject: Option<Digest>,
     pub(super) artifact_type: Option<String>,
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) annotations: Option<Annotations>,
     /// What else it says if it is of schema 1.
     pub(super) schema1: Option<Schema1>,
 }
@@ -63,7 +68,62 @@ struct Wire {
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
     subject: Option<Descriptor>,
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// An object of texts, which is passed on as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Annotations(pub(super) Box<RawValue>);
+
+impl<'de> Deserialize<'de> for Annotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        serde_json::from_str::<Texts>(raw.get()).map_err(|_| D::Error::custom("annotations must be an object of texts"))?;
+        Ok(Self(raw))
+    }
+}
+
+/// Texts by name, of which nothing is kept.
+struct Texts;
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Texts, A::Error> {
+                while entries.next_entry::<Text, Text>()?.is_some() {}
+                Ok(Texts)
+            }
+        }
+        deserializer.deserialize_map(Each)
+    }
+}
+
+/// A text that is not kept.
+struct Text;
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct One;
+        impl Visitor<'_> for One {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E>(self, _: &str) -> std::result::Result<Text, E> {
+                Ok(Text)
+            }
+        }
+        deserializer.deserialize_str(One)
+    }
 }
 
 #[derive(Deserialize)]
@@ -79,7 +139,7 @@ impl Document {
     /// Reads a manifest that was sent as `media_type`.
     pub(super) fn parse(media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
         if !crate::json::is_sane(bytes) {
-            return invalid("it is not UTF-8, or nested too deep");
+            return invalid("it is not UTF-8, nested too deep, or of too many values");
         }
         let wire: Wire = serde_json::from_slice(bytes).map_err(|error| Error::ManifestInvalid(error.to_string()))?;
         match wire.schema_version {
@@ -91,6 +151,9 @@ impl Document {
         // A document that reads as both kinds could be shown to one client as one thing and to another as the other.
         if wire.manifests.is_some() && (wire.layers.is_some() || wire.config.is_some()) {
             return invalid("a manifest has either layers or manifests");
+        }
+        if wire.layers.as_ref().or(wire.manifests.as_ref()).is_some_and(|needed| needed.len() > NEEDS_MAX) {
+            return invalid("it refers to more than 10,000 others");
         }
         let config_type = wire.config.as_ref().and_then(|config| config.media_type.clone());
         let needs = match (media_type.as_str(), wire.config, wire.layers, wire.manifests) {
@@ -110,7 +173,7 @@ impl Document {
             needs,
             subject: wire.subject.map(|subject| subject.digest),
             artifact_type: wire.artifact_type.or(config_type),
-            annotations: wire.annotations.unwrap_or_default(),
+            annotations: wire.annotations,
             schema1: None,
         })
     }
@@ -133,7 +196,7 @@ impl Document {
             needs: manifest.layers().into_iter().map(|digest| Need::Blob { digest, size: None }).collect(),
             subject: None,
             artifact_type: None,
-            annotations: BTreeMap::new(),
+            annotations: None,
             schema1: Some(manifest),
         })
     }
@@ -211,11 +274,18 @@ mod tests {
         let negative = image().replace(r#""size":1"#, r#""size":-1"#);
         let twice = image().replace(r#""layers""#, r#""config":{"digest":"x"},"layers""#);
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let annotated = |annotations: &str| image().replace(r#""layers""#, &format!(r#""annotations":{annotations},"layers""#));
+        assert!(Document::parse(Some(DOCKER_MANIFEST), annotated(r#"{"a":"b","c\u0064":"\n"}"#).as_bytes()).is_ok());
+        let many = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, vec![format!(r#"{{"digest":"{}"}}"#, digest(3)); 10_001].join(","));
         for (media_type, text) in [
             (Some(DOCKER_MANIFEST), both.as_str()),
             (Some(DOCKER_MANIFEST), negative.as_str()),
             (Some(DOCKER_MANIFEST), twice.as_str()),
             (Some(DOCKER_MANIFEST), deep.as_str()),
+            (Some(DOCKER_MANIFEST), &annotated(r#"{"a":1}"#)),
+            (Some(DOCKER_MANIFEST), &annotated(r#"["a"]"#)),
+            (Some(DOCKER_MANIFEST), &annotated(&format!("{{{}}}", vec![r#""a":"""#; 500_000].join(",")))),
+            (Some(OCI_INDEX), &many),
             (Some(OCI_MANIFEST), image().as_str()),
             (Some(DOCKER_LIST), &image().replace(DOCKER_MANIFEST, DOCKER_LIST)),
             (Some(DOCKER_MANIFEST), &image().replace("sha256:", "sha256:0")),

@@ -297,7 +297,7 @@ impl Registry {
 
 /// The parent that the JSON names, if it is the JSON of the image `id`.
 fn parse_json(id: &ImageId, json: &[u8]) -> Result<Option<ImageId>> {
-    let wire: Option<Wire> = serde_json::from_slice(json).ok().filter(|_| crate::json::is_sane(json));
+    let wire: Option<Wire> = Some(json).filter(|json| crate::json::is_sane(json)).and_then(|json| serde_json::from_slice(json).ok());
     let wire = wire.ok_or(Error::V1JsonInvalid("Invalid JSON"))?;
     let said = wire.id.ok_or(Error::V1JsonInvalid("Missing key `id' in JSON"))?;
     if said.as_str() != Some(&id.to_string()) {

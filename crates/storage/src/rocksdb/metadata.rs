@@ -94,11 +94,7 @@ impl MetadataStore for RocksMetadata {
     }
 
     async fn scan(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Bytes)>> {
-        let start = after.map_or(prefix.as_bytes(), |key| key.as_bytes().max(prefix.as_bytes()));
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(rocksdb::PrefixRange(prefix.as_bytes()));
-        // The lower bound moves behind what was already seen; the upper bound stays the end of the prefix.
-        options.set_iterate_lower_bound(start);
+        let (start, options) = range(prefix, after);
         let family = family_of(&self.db, &Key::from_engine(prefix.as_bytes()))?;
         let mut found = Vec::with_capacity(limit.min(SCAN_ENTRIES_MAX));
         for entry in self.db.iterator_cf_opt(family, options, IteratorMode::From(start, Direction::Forward)) {
@@ -113,12 +109,38 @@ impl MetadataStore for RocksMetadata {
         Ok(found)
     }
 
+    async fn scan_keys(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<Key>> {
+        let (start, options) = range(prefix, after);
+        let family = family_of(&self.db, &Key::from_engine(prefix.as_bytes()))?;
+        let mut found = Vec::with_capacity(limit.min(SCAN_ENTRIES_MAX));
+        let mut entries = self.db.raw_iterator_cf_opt(family, options);
+        entries.seek(start);
+        while let Some(key) = entries.key().filter(|_| found.len() < limit.min(SCAN_ENTRIES_MAX)) {
+            if after.is_none_or(|after| *key > *after.as_bytes()) {
+                found.push(Key::from_engine(key));
+            }
+            entries.next();
+        }
+        entries.status()?;
+        Ok(found)
+    }
+
     async fn commit(&self, batch: Batch) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(closed)?;
         queue.send(Request { batch, reply }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
+}
+
+/// Where a scan begins, and how far it may go.
+fn range<'a>(prefix: &'a Prefix, after: Option<&'a Key>) -> (&'a [u8], ReadOptions) {
+    let start = after.map_or(prefix.as_bytes(), |key| key.as_bytes().max(prefix.as_bytes()));
+    let mut options = ReadOptions::default();
+    options.set_iterate_range(rocksdb::PrefixRange(prefix.as_bytes()));
+    // The lower bound moves behind what was already seen; the upper bound stays the end of the prefix.
+    options.set_iterate_lower_bound(start);
+    (start, options)
 }
 
 fn closed() -> Error {
@@ -217,6 +239,15 @@ impl<'db> Group<'db> {
                 None => get(self.db, key)? == *expected,
             };
             if !holds {
+                return Err(Error::Conflict);
+            }
+        }
+        for key in &batch.expect_there {
+            let is_there = match self.pending.get(key) {
+                Some(pending) => pending.is_some(),
+                None => self.db.get_pinned_cf(family_of(self.db, key)?, key.as_bytes())?.is_some(),
+            };
+            if !is_there {
                 return Err(Error::Conflict);
             }
         }

@@ -8,7 +8,7 @@ use berth_registry::access::Right;
 use berth_registry::browse::path_of;
 use berth_registry::details::LayerDetails;
 use berth_registry::v1::{ImageId, TreeImage};
-use berth_registry::{Error, Repository};
+use berth_registry::{Error, Repository, is_sane_json};
 use berth_storage::keys::Item;
 use http::StatusCode;
 use http::header::ACCEPT;
@@ -22,6 +22,9 @@ use super::promotion::{image_name, tag_name};
 use super::storage::uri;
 use super::{RestCall, bad, may, refused, require, said, seen_repository};
 use crate::http::respond::{Answer, json as json_answer};
+
+/// Values in the config or JSON of an image that is shown; docker's have some hundreds.
+const CONFIG_VALUES_MAX: usize = 20_000;
 
 type Outcome = Result<Answer, Answer>;
 
@@ -170,7 +173,7 @@ pub(super) async fn v1_info(call: &RestCall, key: &RepositoryKey) -> Outcome {
         _ => return Err(bad("say which image: image and tag, or id")),
     };
     let details = call.registry.v1_details(key, &id).await.map_err(refused)?;
-    let json: Value = serde_json::from_slice(&details.json).unwrap_or_default();
+    let json = value_of(&details.json);
     let mut info = Info::of(&json);
     info.put("id", json!(id));
     info.put("parent", json["parent"].clone());
@@ -193,7 +196,7 @@ pub(super) async fn v2_info(call: &RestCall, key: &RepositoryKey) -> Outcome {
     };
     let platform = call.query.get("platform").filter(|text| !text.is_empty());
     let details = call.registry.v2_details(key, &image, &reference, platform).await.map_err(refused)?;
-    let config: Value = serde_json::from_slice(&details.config).unwrap_or_default();
+    let config = value_of(&details.config);
     let mut info = Info::of(&config);
     // Docker calls an image by the digest of its config, and called it by its V1 id when there was none.
     info.put("id", details.config_digest.map_or_else(|| config["id"].clone(), |digest| json!(digest)));
@@ -205,6 +208,11 @@ pub(super) async fn v2_info(call: &RestCall, key: &RepositoryKey) -> Outcome {
     let platforms = details.platforms.iter().map(|one| json!({ "platform": one.name, "digest": one.digest }));
     info.put("platforms", platforms.collect());
     Ok(json_answer(StatusCode::OK, &info.0))
+}
+
+/// What a JSON says; nothing if it is none, or would fill the memory.
+fn value_of(json: &[u8]) -> Value {
+    Some(json).filter(|json| is_sane_json(json, CONFIG_VALUES_MAX)).and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
 }
 
 /// What is known of an image. What is empty is left out.
