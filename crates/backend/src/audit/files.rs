@@ -295,7 +295,7 @@ mod tests {
         logs.flush();
         // A device that takes nothing stands for a full disk.
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let good = std::mem::replace(&mut logs.0[0].file, Some(full));
+        let good = logs.0[0].file.replace(full);
         let mut added = 0_u64;
         while logs.0[0].left_out < 7 {
             logs.add(Series::Changes, &line("/waits"));
