@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use berth_names::{ApiVersion, Network, RepositoryKey};
 use berth_registry::CleanupTimes;
+use berth_storage::rocksdb::Memory;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -32,6 +33,9 @@ pub(crate) struct Config {
     /// What is written down about who did what.
     #[serde(default)]
     pub(crate) audit: Audit,
+    /// What the store may use.
+    #[serde(default)]
+    pub(crate) storage: Storage,
     /// Where traces go, if anywhere.
     pub(crate) traces: Option<berth_traces::Settings>,
     /// When what deletions leave behind goes.
@@ -86,6 +90,27 @@ pub(crate) struct Audit {
 impl Default for Audit {
     fn default() -> Self {
         Self { pulls: false, file_bytes_max: 64 << 20, files_max: 16 }
+    }
+}
+
+/// What the store may use.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Storage {
+    /// Memory for names and small blobs, in MiB.
+    memory_mib: usize,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { memory_mib: Memory::MIB_DEFAULT }
+    }
+}
+
+impl Storage {
+    /// The memory that is asked for; a file that was checked asks for one that there can be.
+    pub(crate) fn memory(self) -> Memory {
+        Memory::mib(self.memory_mib).unwrap_or_default()
     }
 }
 
@@ -173,6 +198,8 @@ impl Config {
         anyhow::ensure!(self.audit.files_max >= 2, "{file}: [audit] files_max must be 2 or more");
         anyhow::ensure!(self.audit.file_bytes_max >= 4096, "{file}: [audit] file_bytes_max must be 4096 or more");
         anyhow::ensure!(self.cleanup.prune_interval_s >= 1, "{file}: [cleanup] prune_interval_s must be 1 or more");
+        let (min, max) = (Memory::MIB_MIN, Memory::MIB_MAX);
+        anyhow::ensure!(Memory::mib(self.storage.memory_mib).is_some(), "{file}: [storage] memory_mib must be {min} to {max}");
         let mut keys = HashSet::new();
         for Repository { key, .. } in &self.repositories {
             let (place, name) = (Place::of(path, text, Some(key.span())), key.get_ref());
@@ -222,6 +249,12 @@ mod tests {
         "data_dir = \"data\"\n[listen]\nunix = \"backend.sock\"\n[[repository]]\nkey = \"docker-local\"\napi_version = \"V1\"\n";
 
     #[test]
+    fn the_shipped_file_is_read_and_shows_the_default_memory() {
+        let config = load(include_str!("../../../deploy/backend.toml")).unwrap();
+        assert_eq!(config.storage.memory(), Memory::default());
+    }
+
+    #[test]
     fn paths_are_relative_to_the_file() {
         let config = load(GOOD).unwrap();
         assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
@@ -244,6 +277,7 @@ mod tests {
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
             (format!("{GOOD}[cleanup]\nprune_interval_s = 0\n"), "prune_interval_s must be 1 or more"),
+            (format!("{GOOD}[storage]\nmemory_mib = 15\n"), "memory_mib must be 16 to 1048576"),
             (
                 format!("{GOOD}[traces]\noltp = \"http://127.0.0.1:4318\"\n"),
                 "backend.toml:8:1: unknown field `oltp`, expected `otlp` or `ratio`; did you mean `otlp`?",

@@ -21,7 +21,7 @@ use berth_names::{AccountName, RepositoryKey};
 use berth_registry::access::{Access, random_password};
 use berth_registry::v1::migration::Verified;
 use berth_registry::{Clock, Registry, Repository};
-use berth_storage::rocksdb::{self, Stores};
+use berth_storage::rocksdb::{self, Stores, Tables};
 use berth_traces::Traces;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -203,7 +203,7 @@ fn manage(runtime: &tokio::runtime::Runtime, work: impl Future<Output = anyhow::
 }
 
 fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
-    let stores = rocksdb::open(&config.data_dir)
+    let stores = rocksdb::open_with(&config.data_dir, config.storage.memory())
         .with_context(|| format!("can't open the store in {} (is another backend running on it?)", config.data_dir.display()))?;
     let registry = Registry::new(&stores, config.cleanup.into(), Clock::system());
     Ok((stores, registry))
@@ -237,6 +237,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let collecting = registry.clone();
     let collecting = tokio::spawn(async move { collecting.keep_collecting().await });
     let jobs = registry.clone();
+    let rewriting = rewrite_tables(stores.tables.clone());
     println!("berth-backend ready");
     std::io::stdout().flush()?;
 
@@ -259,6 +260,8 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     if let Some(traces) = traces {
         let _ = tokio::task::spawn_blocking(move || traces.flush(FLUSH_MAX)).await;
     }
+    stores.tables.stop();
+    let _ = rewriting.await;
     // Dropping the stores waits for queued commits and syncs the log.
     drop(stores);
     tracing::info!("stopped");
@@ -286,6 +289,15 @@ async fn create_admin(access: &Access, password_file: Option<&Path>) -> anyhow::
         std::io::stdout().flush()?;
     }
     Ok(())
+}
+
+/// Brings the table files of an earlier version into the present layout, beside everything else.
+fn rewrite_tables(tables: Tables) -> tokio::task::JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = tables.rewrite_old() {
+            tracing::error!(%error, "table files of an earlier version could not be rewritten");
+        }
+    })
 }
 
 /// What needs doing beside serving: the sweep after a crash, and forgetting what was begun and never ended.

@@ -216,6 +216,11 @@ pub fn indexed() -> Key {
     family(b'0').text("indexed").key()
 }
 
+/// How the engine's table files are laid out, and which are not yet.
+pub fn tables() -> Key {
+    family(b'0').text("tables").key()
+}
+
 /// The key that positions in a search are sealed with.
 pub fn position_key() -> Key {
     family(b'0').text("position-key").key()

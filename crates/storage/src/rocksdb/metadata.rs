@@ -15,6 +15,7 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch
 use tokio::sync::{mpsc, oneshot};
 
 use super::options::{Memory, open_database};
+use super::tables::note_old;
 use crate::keys::{self, Key, Prefix};
 use crate::metadata::{Batch, Durability, MetadataStore};
 use crate::{Error, Result};
@@ -54,6 +55,7 @@ impl RocksMetadata {
         std::fs::create_dir_all(path).map_err(|error| Error::Engine(format!("{}: {error}", path.display())))?;
         let db = Arc::new(open_database(path, memory, |_| {})?);
         let run = begin_run(&db)?;
+        note_old(&db)?;
         let (queue, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let for_thread = Arc::clone(&db);
         let committer = std::thread::Builder::new()

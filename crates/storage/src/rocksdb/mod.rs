@@ -13,6 +13,7 @@ mod files;
 mod metadata;
 mod options;
 mod restore;
+mod tables;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::{BlobStore, Error, MetadataStore, Result};
 pub use backup::{BackupError, BackupProgress, Backups, Manifest, MetaFile, Taken};
 pub use options::Memory;
 pub use restore::restore;
+pub use tables::Tables;
 
 /// Where the metadata is, within a data directory or a backup.
 const META: &str = "meta";
@@ -36,6 +38,8 @@ pub struct Stores {
     pub blobs: Arc<dyn BlobStore>,
     /// Copies of both as they were at one moment.
     pub backups: Backups,
+    /// The files of the metadata.
+    pub tables: Tables,
 }
 
 /// Opens the stores in `data_dir` with the memory that is good for ten million rows.
@@ -60,5 +64,6 @@ pub fn open_with(data_dir: &Path, memory: Memory) -> Result<Stores> {
     let backups = Backups::new(data_dir, metadata.database(), Arc::clone(&blobs));
     // Only now is it certain that nobody else is at work here.
     backups.clear_staging()?;
-    Ok(Stores { metadata: Arc::new(metadata), blobs, backups })
+    let tables = Tables::new(metadata.database());
+    Ok(Stores { metadata: Arc::new(metadata), blobs, backups, tables })
 }
