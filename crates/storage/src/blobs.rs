@@ -44,7 +44,7 @@ pub trait BlobStore: Send + Sync {
     /// Gives the space back. Readers that are under way finish undisturbed. Absent data is no error.
     async fn delete(&self, data: DataId) -> Result<()>;
 
-    /// Everything stored, named or not, up to `limit` ids behind `after` in ascending order: for sweeps and checks.
+    /// Everything stored, named or not, up to `limit` ids behind `after` in an order of the store's own: for sweeps and checks.
     async fn list(&self, after: Option<DataId>, limit: usize) -> Result<Vec<DataId>>;
 }
 

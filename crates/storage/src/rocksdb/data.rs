@@ -198,14 +198,23 @@ impl BlobStore for FileBlobs {
 
     async fn list(&self, after: Option<DataId>, limit: usize) -> Result<Vec<DataId>> {
         let root = Arc::clone(&self.root);
+        // Directory by directory, so that a step costs what is in one or two of them, however many files there are.
+        let order = |id: &DataId| (id.as_bytes()[15], *id);
         let list = move || -> io::Result<Vec<DataId>> {
             let mut found = Vec::new();
-            for directory in std::fs::read_dir(&root)? {
-                for entry in std::fs::read_dir(directory?.path())? {
-                    found.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|id| Some(*id) > after));
+            for directory in after.map_or(0, |after| after.as_bytes()[15])..=u8::MAX {
+                let mut here: Vec<DataId> = Vec::new();
+                let Some(entries) = absent_is_none(std::fs::read_dir(root.join(directory_name(directory))))? else { continue };
+                for entry in entries {
+                    here.extend(entry?.file_name().to_str().and_then(|name| name.parse::<DataId>().ok()));
+                }
+                here.retain(|id| id.as_bytes()[15] == directory && Some(order(id)) > after.as_ref().map(order));
+                here.sort_unstable();
+                found.append(&mut here);
+                if found.len() >= limit {
+                    break;
                 }
             }
-            found.sort_unstable();
             found.truncate(limit);
             Ok(found)
         };
