@@ -2,7 +2,7 @@
 # `run` and `test` share the dev profile, so RocksDB and Pingora are compiled once for both.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-gateway images lint deps clean-run
+.PHONY: help run test bench bench-gateway bench-scale images lint deps clean-run
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,10 @@ bench: ## speed beside nginx + docker-registry; writes docs/performance-table.md
 bench-gateway: ## what the gateway costs beside nginx; writes docs/gateway-overhead.md
 	@scripts/deps bench
 	@scripts/bench-gateway
+
+bench-scale: ## the same requests with up to a million tags and V1 images; writes docs/scale-table.md
+	@scripts/deps bench
+	@scripts/bench-scale
 
 images: ## container images of both services, by docker or podman
 	@scripts/images
