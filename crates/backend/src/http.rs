@@ -9,6 +9,8 @@ mod call;
 mod credentials;
 mod demand;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod head;
 mod origin;

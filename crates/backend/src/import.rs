@@ -12,6 +12,9 @@ mod oci;
 mod python;
 mod tar;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use tar::fuzzing;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;

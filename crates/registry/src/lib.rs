@@ -18,6 +18,8 @@ mod clock;
 pub mod details;
 mod empty_layer;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hash;
 mod json;
 mod lease;

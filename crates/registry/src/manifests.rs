@@ -3,6 +3,8 @@
 mod as_schema1;
 mod deletion;
 mod document;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod schema1;
 mod signature;
 

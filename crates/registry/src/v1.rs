@@ -4,6 +4,8 @@
 //! pulled, tagged, or built upon; from then on it never changes. Until then a repeated push overwrites it.
 //! Ids are chosen by clients, so they mean something only within their repository.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod images;
 pub mod migration;
 mod promotion;

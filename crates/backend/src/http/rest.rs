@@ -4,6 +4,8 @@ mod access;
 mod backup;
 mod browse;
 mod forms;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod images;
 mod job;
 mod migration;

@@ -3,6 +3,8 @@
 mod audit;
 mod backup;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod heap;
 mod http;
 mod import;
@@ -158,7 +160,8 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
+/// Runs the program with the arguments that it was started with.
+pub fn main() -> ExitCode {
     heap::bound();
     let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| "info".into());
     let colour = std::io::stderr().is_terminal();
