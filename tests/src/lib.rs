@@ -8,6 +8,9 @@ pub mod proxy;
 pub mod registry;
 pub mod v1;
 
+#[cfg(test)]
+mod documents;
+
 pub use client::{Body, Client, Reply};
 pub use registry::Registry;
 

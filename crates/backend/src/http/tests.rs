@@ -13,6 +13,7 @@ use crate::server;
 mod access;
 mod all;
 mod browse;
+mod classes;
 mod described;
 mod life;
 mod migration;

@@ -295,6 +295,30 @@ fn browsers_are_redirected_and_registry_clients_never() {
 }
 
 #[test]
+fn a_redirect_leads_to_its_own_origin_whatever_is_asked_for() {
+    let to = Origin::new(Scheme::Https, "r.example".parse().unwrap());
+    let listener = listener_of(Scheme::Http, 80, Binding { redirect: Some(to), ..binding(Bound::Nothing) });
+    for hostile in [
+        "//evil.example/",
+        "/\\evil.example/",
+        "\\\\evil.example/",
+        "/%5cevil.example/",
+        "/%2f%2fevil.example",
+        "@evil.example/",
+        ".evil.example/",
+        "/\r\nX: y",
+    ] {
+        assert!(action(&listener, hostile, &["x"]).is_err(), "{hostile:?}");
+    }
+    for odd in ["/@evil.example/", "/?//evil.example/", "/evil.example:80/", "/x?next=https://evil.example/"] {
+        match action(&listener, odd, &["x"]) {
+            Ok(Action::Redirect(url)) => assert_eq!(url, format!("https://r.example{odd}")),
+            refused => assert!(refused.is_err(), "{odd:?}: {refused:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_is_public_and_what_trusted_proxies_say_becomes_the_origin() {
     let inner = listener(Scheme::Http, 8080);
     let mapped = listener_of(

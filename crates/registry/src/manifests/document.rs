@@ -22,6 +22,8 @@ const NEEDS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(super) media_type: String,
+    /// Whether it says itself what it is. If it does not, it is what it was pushed as first.
+    pub(super) says_what_it_is: bool,
     pub(super) needs: Vec<Need>,
     pub(super) subject: Option<Digest>,
     pub(super) artifact_type: Option<String>,
@@ -147,6 +149,7 @@ impl Document {
             Some(2) => {}
             _ => return invalid("schemaVersion must be 2, or 1 as docker 1.6 to 1.9 push it"),
         }
+        let says_what_it_is = wire.media_type.is_some();
         let media_type = agreed_media_type(media_type, wire.media_type.as_deref())?;
         // A document that reads as both kinds could be shown to one client as one thing and to another as the other.
         if wire.manifests.is_some() && (wire.layers.is_some() || wire.config.is_some()) {
@@ -170,6 +173,7 @@ impl Document {
         };
         Ok(Self {
             media_type,
+            says_what_it_is,
             needs,
             subject: wire.subject.map(|subject| subject.digest),
             artifact_type: wire.artifact_type.or(config_type),
@@ -193,6 +197,7 @@ impl Document {
         }
         Ok(Self {
             media_type: media_type.to_owned(),
+            says_what_it_is: false,
             needs: manifest.layers().into_iter().map(|digest| Need::Blob { digest, size: None }).collect(),
             subject: None,
             artifact_type: None,

@@ -7,8 +7,7 @@
 use std::collections::HashSet;
 
 use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey};
-use berth_storage::records::{Manifest, WithBody};
-use berth_storage::{Batch, get_record, keys};
+use berth_storage::Batch;
 use serde::{Deserialize, Serialize};
 
 use super::signature::Signed;
@@ -183,23 +182,6 @@ impl Registry {
         } else {
             Err(Error::ManifestInvalid(format!("it is of {}:{}, not of what it is pushed as", manifest.name, manifest.tag)))
         }
-    }
-
-    /// Whether a signed manifest is there under this digest, which a batch that is to put one there then depends on.
-    ///
-    /// The same document signed again, or without its signatures, has the same digest. What came first stays, so that what
-    /// is under a digest does not change; but one with signatures takes the place of one without, which old clients refuse.
-    pub(super) async fn keeps_signed(
-        &self,
-        batch: &mut Batch,
-        repository: &RepositoryKey,
-        image: &ImageName,
-        digest: &Digest,
-    ) -> Result<bool> {
-        let key = keys::manifest(repository, image, digest);
-        let (stored, seen) = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await?.unzip();
-        batch.expect(key, seen);
-        Ok(stored.is_some_and(|stored| stored.record.media_type == SIGNED))
     }
 
     /// Adds to the batch that the empty layer is in the image, where it was not linked so far; returns its size. Whoever asks
