@@ -234,7 +234,11 @@ fn parse_header(block: &[u8]) -> Result<Header, Unreadable> {
 
 /// Up to the first NUL.
 fn text(field: &[u8]) -> Vec<u8> {
-    field.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+    text_of(field).to_vec()
+}
+
+fn text_of(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Octal digits among spaces and NULs, or GNU's base 256.
@@ -246,9 +250,15 @@ fn number(field: &[u8]) -> Result<i64, Unreadable> {
         // The value must fit 64 bits: everything shifted out must be sign.
         return digits.try_fold(start, |value, digit| value.checked_mul(256).map(|value| value | i64::from(digit)).ok_or(Unreadable));
     }
-    let trimmed = field.split(|byte| *byte == 0).find(|part| !part.is_empty()).unwrap_or_default().trim_ascii();
+    // As Go reads it: blanks and NULs around the digits are none of them, and there is no sign.
+    let start = field.iter().position(|byte| !matches!(byte, b' ' | 0)).unwrap_or(field.len());
+    let trimmed = text_of(&field[start..]).trim_ascii_end();
     let digits = std::str::from_utf8(trimmed).map_err(|_| Unreadable)?;
-    if digits.is_empty() { Ok(0) } else { i64::from_str_radix(digits, 8).map_err(|_| Unreadable) }
+    match digits {
+        "" => Ok(0),
+        digits if digits.starts_with(['+', '-']) => Err(Unreadable),
+        digits => i64::from_str_radix(digits, 8).map_err(|_| Unreadable),
+    }
 }
 
 impl Overrides {
@@ -313,4 +323,29 @@ fn whole_seconds(value: &[u8]) -> Result<i64, Unreadable> {
     let seconds: i64 = whole.parse().map_err(|_| Unreadable)?;
     let below = text.starts_with('-') && fraction.bytes().any(|digit| digit != b'0');
     Ok(if below { seconds - 1 } else { seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same table stands in the backend's reader of archives.
+    #[test]
+    fn numbers_are_octal_digits_among_blanks_and_nuls() {
+        for (field, expected) in [
+            (&b"0000644\0"[..], Ok(0o644)),
+            (b"   644 \0", Ok(0o644)),
+            (b"\0\0\0644\0\0", Ok(0o644)),
+            (b" \x00644\0 9", Ok(0o644)),
+            (b"644     ", Ok(0o644)),
+            (b"\0\0\0\0\0\0\0\0", Ok(0)),
+            (b"        ", Ok(0)),
+            (b"+0000644", Err(Unreadable)),
+            (b"-0000644", Err(Unreadable)),
+            (b"0000648\0", Err(Unreadable)),
+            (b"6 4    \0", Err(Unreadable)),
+        ] {
+            assert_eq!(number(field), expected, "{}", field.escape_ascii());
+        }
+    }
 }
