@@ -51,7 +51,12 @@ impl Gateway {
         }
         let unknown = listener.bindings.for_handshake(None);
         set_limits(session, &unknown.map_or_else(Limits::default, |binding| binding.limits.clone()));
+        // Pingora's copy of the head says more precisely what is wrong, but the bytes as they came decide.
+        let is_understood = connection.understands_next();
         let target = head::check(&raw_head)?.target;
+        if !is_understood {
+            return Err(Refusal::Malformed);
+        }
         let head = session.req_header_mut();
         if !is_trusted {
             traces::drop_claims(head);

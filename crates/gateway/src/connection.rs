@@ -7,7 +7,7 @@ use std::future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use berth_names::Scheme;
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use crate::framing::Understood;
 use crate::handshake;
 use crate::limits::{Admission, Limits};
 use crate::live::Live;
@@ -47,11 +48,21 @@ pub struct Connection {
     pub(crate) tls: Option<(&'static str, &'static str)>,
     pub(crate) limits: Limits,
     pub(crate) has_head: AtomicBool,
+    /// Which of its requests have a head that was understood as it came.
+    pub(crate) understood: Understood,
+    /// How many requests have asked to be admitted.
+    pub(crate) requests: AtomicU64,
     /// Counted as open while this is held.
     pub(crate) _admission: Admission,
 }
 
 impl Connection {
+    /// Counts a request. Whether its head was understood as it came.
+    pub(crate) fn understands_next(&self) -> bool {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        self.understood.has(request)
+    }
+
     /// The head of a request has arrived: it is no longer the client who is waited for.
     pub(crate) fn head_arrived(&self) {
         self.has_head.store(true, Ordering::Relaxed);

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -25,6 +25,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::bindings::{Binding, Listener};
 use crate::connection::Connection;
+use crate::framing::Understood;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::HandshakeFailure;
@@ -86,7 +87,9 @@ pub(crate) async fn establish(
     match (listener.scheme, first == TLS_HANDSHAKE) {
         (Scheme::Http, false) => {
             let binding = unknown.ok_or_else(|| anyhow!("nothing is bound"))?;
-            Ok(Some((Box::new(PlainStream::new(stream)), client.connection(binding)?)))
+            let stream = PlainStream::new(stream);
+            let connection = Connection { understood: stream.understood(), ..client.connection(binding)? };
+            Ok(Some((Box::new(stream), connection)))
         }
         (Scheme::Https, true) => {
             let start = hello(stream).await?;
@@ -109,7 +112,7 @@ pub(crate) async fn establish(
             let mut stream = finish(start, Arc::clone(tls.config())).await?;
             stream.get_mut().0.set_write_idle(binding.limits.body_idle_timeout);
             let stream = EncryptedStream::new(stream);
-            connection.tls = stream.parameters();
+            (connection.tls, connection.understood) = (stream.parameters(), stream.understood());
             Ok(Some((Box::new(stream), connection)))
         }
         (Scheme::Https, false) => {
@@ -148,6 +151,8 @@ impl Client<'_> {
             tls: None,
             limits: binding.limits.clone(),
             has_head: AtomicBool::new(false),
+            understood: Understood::default(),
+            requests: AtomicU64::new(0),
             _admission: admission,
         })
     }
