@@ -97,7 +97,7 @@ impl Gateway {
         set_limits(session, &binding.limits);
         match action? {
             Action::Report(origin) => Ok(Answer::Probe { target: target.into(), origin }),
-            Action::Pass(upstream) if binding.access.read_only && !method.is_safe() && !upstream.is_login() => Err(Refusal::ReadOnly),
+            Action::Pass(upstream) if binding.access.read_only && !upstream.only_reads(&method) => Err(Refusal::ReadOnly),
             Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
             Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
             Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_names::ApiVersion;
+use berth_names::{ApiVersion, wire};
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repositories, Repository};
 use http::header::{AsHeaderName, USER_AGENT, WWW_AUTHENTICATE};
@@ -90,6 +90,7 @@ impl Service {
                 if let rest::Rest::Browse(browse) = &route {
                     event.browses(browse.repository());
                 }
+                debug_assert_eq!(wire::effect(method.as_str(), uri.path()), Some(route.effect()), "{method} {uri}");
                 let (registry, access, audit) = (Arc::clone(&self.registry), self.access.clone(), self.audit.clone());
                 let policy = access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
                 let (hide_unauthorized, backups) = (self.hide_unauthorized, self.backups.clone());
@@ -101,6 +102,8 @@ impl Service {
                 let asked = Asked { method, view, headers, query, credentials };
                 self.prepare_docker(target, asked, event).await
             }
+                let agrees = |route: Route| wire::effect(method.as_str(), uri.path()) == Some(route.effect());
+                debug_assert!(target.route(&method).map_or(true, agrees), "{method} {uri}");
         }
     }
 

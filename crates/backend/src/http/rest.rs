@@ -17,6 +17,7 @@ mod system;
 
 use std::sync::Arc;
 
+use berth_names::wire::Effect;
 use berth_names::{AccountName, ApiVersion, ImageName, RepositoryKey};
 use berth_registry::access::{Access, Caller, Policy, Right};
 use berth_registry::v1::migration::JobId;
@@ -222,6 +223,42 @@ fn security(method: &Method, path: &str) -> Result<Rest, Refusal> {
 }
 
 /// What a route demands.
+impl Rest {
+    /// What it does, as [`berth_names::wire`] has it.
+    pub(crate) fn effect(&self) -> Effect {
+        match self {
+            Self::SystemPing | Self::Alive | Self::Ready => Effect::Pings,
+            Self::List(_)
+            | Self::Get(..)
+            | Self::ListTokens
+            | Self::Audit
+            | Self::ListRepositories
+            | Self::GetRepository(_)
+            | Self::SystemVersion
+            | Self::Receipts(_)
+            | Self::ListJobs
+            | Self::GetJob(_)
+            | Self::Freed
+            | Self::BackupProgress
+            | Self::Description => Effect::Reads,
+            Self::Put(..)
+            | Self::Post(..)
+            | Self::Delete(..)
+            | Self::ChangePassword
+            | Self::CreateToken
+            | Self::RevokeToken(_)
+            | Self::CreateRepository(_)
+            | Self::UpdateRepository(_)
+            | Self::DeleteRepository(_)
+            | Self::Promote(..)
+            | Self::Migrate(_)
+            | Self::CollectGarbage
+            | Self::MakeBackup => Effect::Writes,
+            Self::Browse(browse) => browse.effect(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
     /// Nothing, or the handler shows each caller what it may see.
