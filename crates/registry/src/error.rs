@@ -55,6 +55,9 @@ pub enum Error {
     /// A question that can't be asked so.
     #[error("{0}")]
     SearchInvalid(&'static str),
+    /// Where a list was to go on is not what it gave for that.
+    #[error("the position is not what an answer gave as `next`")]
+    PositionInvalid,
     /// A property that can't be.
     #[error("{0}")]
     PropertyInvalid(String),

@@ -23,6 +23,7 @@ mod json;
 mod lease;
 mod listing;
 mod manifests;
+mod positions;
 mod promotion;
 pub mod properties;
 mod receive;

@@ -41,7 +41,7 @@ pub(crate) fn v2_on_v1_repository() -> Answer {
 pub(crate) fn of_v2(error: &Error) -> Answer {
     let (status, code) = match error {
         Error::RepositoryUnknown(_) | Error::ImageUnknown(_) | Error::ItemUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
-        Error::PropertyInvalid(_) | Error::SearchInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+        Error::PropertyInvalid(_) | Error::SearchInvalid(_) | Error::PositionInvalid => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Error::RepositoryExists(_)
         | Error::RepositoryNotEmpty(_)
         | Error::ApiVersionsDiffer(..)
@@ -85,7 +85,7 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
     let own = error.to_string();
     let (status, message) = match error {
         Error::RepositoryUnknown(_) | Error::ItemUnknown => (StatusCode::NOT_FOUND, own.as_str()),
-        Error::PropertyInvalid(_) | Error::SearchInvalid(_) => (StatusCode::BAD_REQUEST, own.as_str()),
+        Error::PropertyInvalid(_) | Error::SearchInvalid(_) | Error::PositionInvalid => (StatusCode::BAD_REQUEST, own.as_str()),
         Error::RepositoryExists(_)
         | Error::RepositoryNotEmpty(_)
         | Error::ApiVersionsDiffer(..)

@@ -11,6 +11,7 @@ mod bring;
 mod config;
 mod jobs;
 mod layers;
+mod receipts;
 mod unpack;
 mod verify;
 mod walk;
@@ -20,14 +21,13 @@ use std::sync::Arc;
 use berth_names::{Algorithm, ApiVersion, Digest, ImageName, Reference, RepositoryKey, Tag};
 use berth_storage::records::v1::{Conversion, ReceiptLayer};
 use berth_storage::records::{self, Record as _};
-use berth_storage::{Batch, Key, get_record, keys};
+use berth_storage::{Batch, get_record, keys};
 use bytes::Bytes;
 
 use self::config::Descriptor;
 use self::layers::{Into, Way, is_empty_tar};
 use super::images::ANCESTORS_MAX;
 use super::{ImageId, TagRecord};
-use crate::blobs::damaged;
 use crate::hash::digest_of;
 use crate::{Error, ExistingTag, Push, Registry, Repository, Result, empty_layer};
 pub use berth_storage::records::JobState;
@@ -35,6 +35,7 @@ pub use berth_storage::records::v1::Receipt;
 pub(crate) use config::{NO_TIME, is_time};
 pub(crate) use jobs::LiveJobs;
 pub use jobs::{Allowed, Allows, InvalidJobId, Job, JobId, MigrationOrder};
+pub use receipts::{ReceiptPage, Wanted};
 pub use verify::Verified;
 
 /// Receipts in one answer.
@@ -265,26 +266,6 @@ impl Registry {
             Ok((batch, Named::Done))
         })
         .await
-    }
-
-    /// What tags of a repository were migrated from, behind `after`: [`RECEIPTS_MAX`] at most.
-    ///
-    /// # Errors
-    /// Only if the store fails.
-    pub async fn receipts(
-        &self,
-        repository: &RepositoryKey,
-        image: Option<&ImageName>,
-        after: Option<(&ImageName, &Tag)>,
-    ) -> Result<Vec<((ImageName, Tag), Receipt)>> {
-        let prefix = image.map_or_else(|| keys::receipts_in(repository), |image| keys::receipts(repository, image));
-        let after: Option<Key> = after.map(|(image, tag)| keys::receipt(repository, image, tag));
-        let rows = self.store.scan(&prefix, after.as_ref(), RECEIPTS_MAX).await?;
-        let read = |(key, row): (Key, Bytes)| {
-            let (_, image, tag) = keys::split_receipt(&key).ok_or_else(|| damaged(&key))?;
-            Ok(((image, tag), Receipt::decode(&row).ok_or_else(|| damaged(&key))?))
-        };
-        rows.into_iter().map(read).collect()
     }
 
     /// The two repositories of a migration, if it can go from one to the other.

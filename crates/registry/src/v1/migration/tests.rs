@@ -165,7 +165,7 @@ async fn a_chain_of_gzip_layers_becomes_an_image_of_the_same_blobs() {
     // Both tags are served as before.
     assert_eq!(fixture.registry.v1_tags(&old(), &"library/app".parse().unwrap()).await.unwrap().len(), 2);
 
-    let receipts = fixture.registry.receipts(&new(), None, None).await.unwrap();
+    let receipts = fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts;
     let ((_, tag), receipt) = &receipts[0];
     assert_eq!((receipts.len(), tag.as_str(), receipt.id), (2, "1", id(2)));
     assert_eq!(receipt.layers.iter().map(|layer| layer.id).collect::<Vec<_>>(), [id(1), id(2)]);
@@ -289,7 +289,7 @@ async fn a_dry_run_changes_nothing_and_says_what_would_be_done() {
     assert_eq!((job.done.migrated, job.done.layers_reused, job.done.layers_repacked, job.done.bytes_read), (1, 1, 1, 0));
     assert_eq!(fixture.stored_bytes(), before);
     assert!(fixture.registry.images(&new(), None, None, &|_| true).await.unwrap().names.is_empty());
-    assert!(fixture.registry.receipts(&new(), None, None).await.unwrap().is_empty());
+    assert!(fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,10 +358,10 @@ async fn a_receipt_goes_with_its_tag_and_says_nothing_of_what_was_pushed_since()
     let push = Push { existing: ExistingTag::Moves, holder: "x" };
     let tag = Reference::Tag("1".parse().unwrap());
     fixture.registry.put_manifest(&new(), &image, &tag, Some(config::MANIFEST_TYPE), second.bytes, push).await.unwrap();
-    let left = fixture.registry.receipts(&new(), Some(&image), None).await.unwrap();
+    let left = fixture.registry.receipts(&new(), Wanted::Image(&image), &|_| true, None).await.unwrap().receipts;
     assert_eq!(left.iter().map(|((_, tag), _)| tag.as_str()).collect::<Vec<_>>(), ["2"]);
     fixture.registry.delete_manifest(&new(), &image, &Reference::Tag("2".parse().unwrap())).await.unwrap();
-    assert!(fixture.registry.receipts(&new(), None, None).await.unwrap().is_empty());
+    assert!(fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts.is_empty());
 }
 
 #[test]
