@@ -4,6 +4,7 @@
 //! is not read again by the next one. What can't be imported is said and does not keep the rest from being imported.
 
 mod archive;
+mod beneath;
 mod chain;
 mod docker;
 mod feed;

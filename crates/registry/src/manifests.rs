@@ -94,9 +94,9 @@ fn no_annotations() -> Box<RawValue> {
     serde_json::value::to_raw_value(&serde_json::Map::new()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// Reads a manifest that this registry has made itself.
+/// Reads a manifest that is stored here, or was made here.
 pub(crate) fn read(media_type: &str, bytes: &[u8]) -> Result<Document> {
-    Document::parse(Some(media_type), bytes)
+    Document::read(Some(media_type), bytes)
 }
 
 impl Registry {

@@ -18,6 +18,7 @@ use super::signature::{Key, pretty};
 use super::{MANIFEST_BYTES_MAX, ManifestContent};
 use crate::details::{Descriptor, OLD_PLATFORM, Wire};
 use crate::hash::digest_of;
+use crate::json::{check_names, shapes};
 use crate::v1::migration::{NO_TIME, is_time};
 use crate::{Error, Registry, Result, empty_layer};
 
@@ -81,7 +82,7 @@ struct ContainerConfig<'a> {
 /// What is to be signed, for an image of this name, tag, config and layers, root first.
 pub(super) fn document(name: &str, tag: &str, config: &[u8], layers: &[Digest]) -> std::result::Result<Vec<u8>, &'static str> {
     const ODD: &str = "its config can't be read";
-    if !crate::json::is_sane(config) {
+    if !crate::json::is_sane(config) || check_names(config, &shapes::CONFIG).is_err() {
         return Err(ODD);
     }
     let read: Config = serde_json::from_slice(config).map_err(|_| ODD)?;

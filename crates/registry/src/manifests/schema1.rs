@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::signature::Signed;
 use crate::hash::digest_of;
+use crate::json::{check_names, shapes};
 use crate::receive::Received;
 use crate::v1::ImageId;
 use crate::{Error, Registry, Result, empty_layer};
@@ -87,6 +88,8 @@ impl Schema1 {
         if !crate::json::is_sane(&signed.payload) || read(&signed.payload).ok().as_ref() != Some(&manifest) {
             return Err("it says other things than what was signed".to_owned());
         }
+        // Its end stands in a signature's header, where nobody else looks; clients go by what was signed.
+        check_names(&signed.payload, &shapes::SCHEMA1)?;
         // Else two documents of one digest could be different things.
         if serde_json::from_slice::<Outer>(&signed.payload).is_ok_and(|inner| inner.signatures.is_some()) {
             return Err("what was signed has signatures in it".to_owned());
@@ -110,6 +113,7 @@ impl Schema1 {
             let text = entry.v1_compatibility.as_bytes();
             let json = Some(text).filter(|text| crate::json::is_sane(text)).and_then(|text| serde_json::from_slice::<V1Json>(text).ok());
             let json = json.ok_or("a v1Compatibility is no V1 image's JSON")?;
+            check_names(text, &shapes::V1_IMAGE)?;
             // Docker before 1.10 pushed some images with one twice in a row, and every docker pulls that.
             let fits = |above: &V1Json| above.id == json.id || above.parent.as_deref() == Some(json.id.to_string().as_str());
             if !above.as_ref().is_none_or(fits) {

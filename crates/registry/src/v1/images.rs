@@ -12,6 +12,7 @@ use super::sums::LayerSums;
 use super::visible::{KNOWS_ALL, KNOWS_JSON, Viewer};
 use crate::blobs::{BlobContent, damaged, random_u64};
 use crate::hash::{Absorb, digest_of};
+use crate::json::{check_names, shapes};
 use crate::lease::LEASE_MS;
 use crate::properties;
 use crate::receive::{Body, Received, receive};
@@ -299,6 +300,8 @@ impl Registry {
 fn parse_json(id: &ImageId, json: &[u8]) -> Result<Option<ImageId>> {
     let wire: Option<Wire> = Some(json).filter(|json| crate::json::is_sane(json)).and_then(|json| serde_json::from_slice(json).ok());
     let wire = wire.ok_or(Error::V1JsonInvalid("Invalid JSON"))?;
+    // Docker would go by another parent than we do.
+    check_names(json, &shapes::V1_IMAGE).map_err(|_| Error::V1JsonInvalid("JSON has `id' or `parent' in another case or twice"))?;
     let said = wire.id.ok_or(Error::V1JsonInvalid("Missing key `id' in JSON"))?;
     if said.as_str() != Some(&id.to_string()) {
         return Err(Error::V1JsonInvalid("JSON data contains invalid id"));

@@ -86,7 +86,9 @@ fn files_in(backup: &Path, manifest: &Manifest) -> Result<Vec<(String, u64)>> {
     }
     for file in &manifest.meta_files {
         let path = backup.join(META).join(&file.name);
-        if Path::new(&file.name).components().count() != 1 || path.metadata().map(|metadata| metadata.len()).ok() != Some(file.size) {
+        // A link could bring in what is none of the backup's.
+        let size = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        if Path::new(&file.name).components().count() != 1 || size != Some(file.size) {
             return Err(not_whole(backup, format!("{META}/{} is missing or not {} bytes long", file.name, file.size)));
         }
         files.push((format!("{META}/{}", file.name), file.size));

@@ -10,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::super::ImageId;
 use super::makes_ids;
 use crate::hash::digest_of;
+use crate::json::{check_names, shapes};
 use crate::manifests::LAYER_TYPES;
 
 /// What only V2 says.
@@ -75,6 +76,8 @@ pub(super) fn recipe_of(manifest: &[u8]) -> Option<Recipe> {
 /// The ids of the V1 images of a config, root first.
 pub(super) fn chain_ids(config: &[u8], digest: &Digest) -> Option<Vec<ImageId>> {
     let Config { rootfs, .. } = serde_json::from_slice(config).ok()?;
+    // V2 clients would find other layers in it.
+    check_names(config, &shapes::CONFIG).ok()?;
     let mut chain: Vec<Digest> = Vec::with_capacity(rootfs.diff_ids.len());
     for diff_id in rootfs.diff_ids {
         let next = match chain.last() {
