@@ -24,9 +24,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     /// Where requests are taken.
     pub(crate) listen: Listen,
-    /// Addresses whose `X-Forwarded-*` headers are believed; the Unix socket's always are.
-    #[serde(default)]
-    pub(crate) trusted_proxies: TrustedProxies,
+    /// Addresses whose `X-Forwarded-*` headers are believed; whoever may open the Unix socket always is.
+    trusted_proxies: Option<TrustedProxies>,
     /// Passwords, and what strangers are told.
     #[serde(default)]
     pub(crate) security: Security,
@@ -191,6 +190,22 @@ impl Config {
         Ok(config)
     }
 
+    /// Whose word about clients counts. If nobody is named it is this host's, where it can connect at all.
+    pub(crate) fn trusted_proxies(&self) -> TrustedProxies {
+        let default = || if self.listen.tcp.is_some() { TrustedProxies::this_host() } else { TrustedProxies::default() };
+        self.trusted_proxies.clone().unwrap_or_else(default)
+    }
+
+    /// Who is believed about clients, for the operator to check.
+    pub(crate) fn believed(&self) -> String {
+        let socket = self.listen.unix.as_ref().map(|socket| format!("whoever may open {}", socket.display()));
+        let listed = self.trusted_proxies().0;
+        let networks = || listed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let peers = self.listen.tcp.filter(|_| !listed.is_empty()).map(|address| format!("at {address} connections from {}", networks()));
+        let believed: Vec<_> = socket.into_iter().chain(peers).collect();
+        if believed.is_empty() { "nobody".to_owned() } else { believed.join("; ") }
+    }
+
     fn check(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         let file = path.display();
         anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "{file}: [listen] needs `unix`, `tcp` or both");
@@ -209,17 +224,16 @@ impl Config {
     }
 }
 
-/// Addresses and networks whose forwarding headers are believed. Default: this host.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Addresses and networks whose forwarding headers are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct TrustedProxies(Vec<Network>);
 
-impl Default for TrustedProxies {
-    fn default() -> Self {
+impl TrustedProxies {
+    /// This host: a proxy on it works without being named.
+    pub(crate) fn this_host() -> Self {
         Self(vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6])
     }
-}
 
-impl TrustedProxies {
     /// Whether what the peer says of a request that it hands on is believed. Whoever may open the Unix socket is.
     pub(crate) fn trusts(&self, peer: Peer) -> bool {
         match peer {
@@ -286,6 +300,36 @@ mod tests {
         ] {
             let error = load(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_is_believed_follows_from_where_one_listens() {
+        let listening = |listen: &str, trusted: &str| load(&format!("{trusted}data_dir = \"data\"\n[listen]\n{listen}\n")).unwrap();
+        let tcp = |text: &str| Peer::Tcp(text.parse().unwrap());
+        let (unix, both) = ("unix = \"/run/b.sock\"", "unix = \"/run/b.sock\"\ntcp = \"127.0.0.1:8081\"");
+        for (listen, trusted, peer, believed) in [
+            (unix, "", Peer::Unix, true),
+            (unix, "", Peer::Operator, false),
+            (unix, "", tcp("127.0.0.1:1"), false),
+            (both, "", Peer::Unix, true),
+            // A proxy on the same host works as it is.
+            (both, "", tcp("127.0.0.1:1"), true),
+            (both, "", tcp("[::1]:1"), true),
+            (both, "", tcp("192.0.2.1:1"), false),
+            (both, "trusted_proxies = []\n", tcp("127.0.0.1:1"), false),
+            (both, "trusted_proxies = [\"192.0.2.1\"]\n", tcp("192.0.2.1:1"), true),
+            (both, "trusted_proxies = [\"192.0.2.1\"]\n", tcp("127.0.0.1:1"), false),
+        ] {
+            assert_eq!(listening(listen, trusted).trusted_proxies().trusts(peer), believed, "{listen} {trusted} {peer:?}");
+        }
+        for (listen, trusted, said) in [
+            (unix, "", "whoever may open /run/b.sock"),
+            (unix, "trusted_proxies = [\"127.0.0.1\"]\n", "whoever may open /run/b.sock"),
+            (both, "", "whoever may open /run/b.sock; at 127.0.0.1:8081 connections from 127.0.0.0/8, ::1"),
+            ("tcp = \"0.0.0.0:8081\"", "trusted_proxies = []\n", "nobody"),
+        ] {
+            assert_eq!(listening(listen, trusted).believed(), said);
         }
     }
 

@@ -76,7 +76,7 @@ impl Service {
         let directory = config.data_dir.join("audit");
         let (audit, writer) =
             Audit::open(&directory, &config.audit).with_context(|| format!("can't write the audit log in {}", directory.display()))?;
-        let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies.clone()));
+        let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies()));
         let backups = stores.backups.clone();
         Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups, traces: None }, writer))
     }

@@ -190,6 +190,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());
+            println!("believed about the addresses of clients: {}", config.believed());
             if config_only { Ok(ExitCode::SUCCESS) } else { runtime.block_on(check(&config)) }
         }
     };

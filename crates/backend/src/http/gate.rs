@@ -74,7 +74,7 @@ impl Service {
         let api = target.api();
         let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
             .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
-        event.client = view.address;
+        event.comes_from(view.remote);
         let query =
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
         match &target {
@@ -175,7 +175,7 @@ impl Service {
         };
         let found = match (&credentials, target.map(|(_, route)| route)) {
             (Credentials::None, _) => return Ok(Caller::anonymous()),
-            (Credentials::Basic(user, secret), _) => self.access.log_in(user, secret.as_str(), view.address).await,
+            (Credentials::Basic(user, secret), _) => self.access.log_in(user, secret.as_str(), view.remote).await,
             (Credentials::Bearer(secret), _) if secret.is_access_token() => self.access.log_in_with_token(secret.as_str()).await,
             // `docker search` is V1 even where everything else is V2.
             (Credentials::Bearer(secret), Some(Route::V2(_) | Route::V1(V1::Search))) => signed(secret, TokenUse::Access).await,

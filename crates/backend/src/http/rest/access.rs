@@ -126,7 +126,7 @@ pub(super) async fn change_password(call: &RestCall, body: Body) -> Outcome {
         return Err(bad("the new passwords are not the same"));
     }
     // Whoever has only found an open session or a token must not be able to lock the owner out.
-    let is_owner = call.access.log_in(own.as_str(), &form.old_password, call.view.address).await;
+    let is_owner = call.access.log_in(own.as_str(), &form.old_password, call.view.remote).await;
     match is_owner.map_err(|error| errors::of_rest(&error))? {
         Some(owner) if owner.access_token().is_none() => {}
         _ => return Err(errors::rest(StatusCode::FORBIDDEN, "the old password is wrong")),
