@@ -18,6 +18,7 @@ mod respond;
 mod rest;
 mod route;
 mod schemas;
+mod site;
 mod token;
 mod v1;
 mod v2;
@@ -32,7 +33,7 @@ use berth_registry::{Body, Clock, Registry};
 use berth_storage::rocksdb::{Backups, Stores};
 use berth_traces::{Span, Traces};
 use futures::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
@@ -103,7 +104,8 @@ impl Service {
 
     /// Answers a request of the operator's own, without a connection.
     pub(crate) async fn answer_operator(self, method: Method, uri: http::Uri, body: Body) -> Answer {
-        let headers = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static("localhost"))]);
+        let header = http::HeaderValue::from_static;
+        let headers = HeaderMap::from_iter([(HOST, header("localhost")), (CONTENT_TYPE, header("application/json"))]);
         self.answer_head(Head::new(Peer::Operator, method, uri, headers), body).await
     }
 

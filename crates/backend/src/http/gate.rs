@@ -17,7 +17,7 @@ use super::params::Query;
 use super::place::Place;
 use super::respond::{Answer, With};
 use super::route::{self, Api, Refusal, Route, V1, V2};
-use super::{Service, errors, head, rest, token, v2};
+use super::{Service, errors, head, rest, site, token, v2};
 use crate::audit::Event;
 use crate::server::Peer;
 
@@ -75,6 +75,9 @@ impl Service {
         let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
             .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
         event.comes_from(view.remote);
+        if site::is_foreign(&method, &headers, &view.origin) {
+            return Err(in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "a page of another site may change nothing here"));
+        }
         let query =
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
         match &target {
@@ -87,10 +90,10 @@ impl Service {
                     Peer::Unix | Peer::Tcp(_) => self.identify(None, Challenge::default(), &view, credentials, event).await?,
                 };
                 let route = rest::find(&target, &method).map_err(|refusal| refuse(Api::Rest, refusal))?;
+                debug_assert_eq!(wire::effect(method.as_str(), uri.path()), Some(route.effect()), "{method} {uri}");
                 if let rest::Rest::Browse(browse) = &route {
                     event.browses(browse.repository());
                 }
-                debug_assert_eq!(wire::effect(method.as_str(), uri.path()), Some(route.effect()), "{method} {uri}");
                 let (registry, access, audit) = (Arc::clone(&self.registry), self.access.clone(), self.audit.clone());
                 let policy = access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
                 let (hide_unauthorized, backups) = (self.hide_unauthorized, self.backups.clone());
@@ -99,11 +102,11 @@ impl Service {
                 Ok(Prepared::Rest(Box::new(call)))
             }
             route::Target::Docker(target) => {
+                let agrees = |route: Route| wire::effect(method.as_str(), uri.path()) == Some(route.effect());
+                debug_assert!(target.route(&method).map_or(true, agrees), "{method} {uri}");
                 let asked = Asked { method, view, headers, query, credentials };
                 self.prepare_docker(target, asked, event).await
             }
-                let agrees = |route: Route| wire::effect(method.as_str(), uri.path()) == Some(route.effect());
-                debug_assert!(target.route(&method).map_or(true, agrees), "{method} {uri}");
         }
     }
 
@@ -249,7 +252,7 @@ fn challenge_at(place: &Place, repository: Option<&Repository>) -> Challenge {
 /// What a V1 client may ask of a V2 repository: to search it, and if the repository says so, to pull from it.
 fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
     let key = &repository.key;
-    if matches!(route, V1::Search) || (repository.serve_v1 && route.only_reads()) {
+    if matches!(route, V1::Search) || (repository.serve_v1 && !route.effect().writes()) {
         return Ok(());
     }
     Err(Box::new(if repository.serve_v1 {

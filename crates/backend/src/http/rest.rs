@@ -33,6 +33,7 @@ use super::origin::ClientView;
 use super::params::Query;
 use super::respond::{Answer, With, json, whole};
 use super::route::{Refusal, Target};
+use super::site;
 use crate::audit::{Audit, PAGE_ENTRIES_MAX};
 pub(crate) use browse::Browse;
 #[cfg(test)]
@@ -222,7 +223,6 @@ fn security(method: &Method, path: &str) -> Result<Rest, Refusal> {
     }
 }
 
-/// What a route demands.
 impl Rest {
     /// What it does, as [`berth_names::wire`] has it.
     pub(crate) fn effect(&self) -> Effect {
@@ -259,6 +259,7 @@ impl Rest {
     }
 }
 
+/// What a route demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
     /// Nothing, or the handler shows each caller what it may see.
@@ -407,8 +408,12 @@ fn said(status: StatusCode, text: String) -> Answer {
     whole(status, "text/plain; charset=utf-8", text.into())
 }
 
-/// Reads a JSON body, in which nothing unknown may stand: what we don't know we can't do.
-async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Answer> {
+/// Reads a JSON body, in which nothing unknown may stand: what we don't know we can't do. It must be said to be JSON, which
+/// a page of another site can't say without asking us first.
+async fn read_json<T: DeserializeOwned>(call: &RestCall, body: Body) -> Result<T, Answer> {
+    if !site::is_json(&call.headers) {
+        return Err(errors::rest(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header Content-Type: application/json"));
+    }
     let bytes = match read_limited(body, BODY_BYTES_MAX).await {
         Ok(bytes) => bytes,
         Err(Unreadable::TooLarge) => return Err(errors::rest(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")),

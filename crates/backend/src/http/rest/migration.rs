@@ -59,7 +59,7 @@ pub(super) struct Form {
 }
 
 pub(super) async fn migrate(call: &RestCall, key: &RepositoryKey, body: Body) -> Outcome {
-    let form: Form = read_json(body).await?;
+    let form: Form = read_json(call, body).await?;
     let source = seen_repository(call, key).await?;
     let target = seen_repository(call, &form.target_repo).await?;
     let image = match form.docker_repository.as_deref().filter(|text| !text.is_empty()) {
