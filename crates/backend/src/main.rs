@@ -315,6 +315,11 @@ async fn keep_house(registry: Registry) {
         Ok(indexed) => tracing::info!(indexed, "what an earlier version had stored can be searched for now"),
         Err(error) => tracing::error!(%error, "what an earlier version stored could not be indexed"),
     }
+    match registry.find_v1_loops().await {
+        Ok(0) => {}
+        Ok(found) => tracing::info!(found, "V1 images that stand on themselves are looked at; no tag leads to them, or they stay"),
+        Err(error) => tracing::error!(%error, "V1 images that stand on themselves could not be looked for"),
+    }
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
         interval.tick().await;

@@ -160,6 +160,7 @@ impl Registry {
         };
         match self.is_v1_chain_complete(&repository, &tag.id).await {
             Ok(true) => Ok(Outcome::Name),
+            Err(error @ crate::Error::V1ChainTooLong(_)) => wrong(&error.to_string()),
             _ => wrong(&format!("it points to {}, which is not there or not complete", tag.id)),
         }
     }

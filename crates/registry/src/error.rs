@@ -149,9 +149,21 @@ pub enum Error {
     /// The V1 image's push has not ended.
     #[error("V1 image {0} is being uploaded")]
     V1ImageIncomplete(ImageId),
-    /// The V1 image is complete and can't be changed.
+    /// The V1 image is complete already.
     #[error("V1 image {0} already exists")]
     V1ImageExists(ImageId),
+    /// Another V1 image has the id, and a tag leads to it.
+    #[error("another image has the id {0}, and a tag leads to it: it can't be replaced")]
+    V1ImageTaken(ImageId),
+    /// Another V1 image has the id, and a push that has not ended was told that it is there.
+    #[error("another image has the id {0}, and a push that has not ended relies on it; try again when it has")]
+    V1ImageReliedOn(ImageId),
+    /// Under the id there is another V1 image than the one that the pusher sent.
+    #[error("image {0} is not what you pushed under that id: another push has put something else there")]
+    V1ImageReplaced(ImageId),
+    /// The V1 image stands on too many others, or on itself.
+    #[error("image {0} has a chain of more than {max} images, or one without end", max = crate::v1::CHAIN_IMAGES_MAX)]
+    V1ChainTooLong(ImageId),
     /// The V1 image's JSON is not acceptable.
     #[error("{0}")]
     V1JsonInvalid(&'static str),

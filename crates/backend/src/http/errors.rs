@@ -48,7 +48,10 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         | Error::PromotionInvalid(_)
         | Error::MigrationInvalid(_)
         | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
-        Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, "DENIED"),
+        Error::V1ImageDiffers(_) | Error::V1ImageTaken(_) | Error::V1ImageReliedOn(_) | Error::V1ImageReplaced(_) => {
+            (StatusCode::CONFLICT, "DENIED")
+        }
+        Error::V1ChainTooLong(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "UNAVAILABLE"),
         Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, "DENIED"),
         Error::ManifestUnknown(_) | Error::NotAsSchema1(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
@@ -92,7 +95,10 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         | Error::PromotionInvalid(_)
         | Error::MigrationInvalid(_)
         | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, own.as_str()),
-        Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, own.as_str()),
+        Error::V1ImageDiffers(_) | Error::V1ImageTaken(_) | Error::V1ImageReliedOn(_) | Error::V1ImageReplaced(_) => {
+            (StatusCode::CONFLICT, own.as_str())
+        }
+        Error::V1ChainTooLong(_) => (StatusCode::BAD_REQUEST, own.as_str()),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, own.as_str()),
         Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, own.as_str()),
         Error::ImageUnknown(_) => (StatusCode::NOT_FOUND, "Repository not found"),

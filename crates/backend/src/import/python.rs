@@ -73,7 +73,7 @@ async fn import_tag(import: &mut Import, chains: &mut Chains<Storage>, found: &F
     let id: ImageId = String::from_utf8_lossy(&text).trim().trim_matches('"').parse().map_err(|_| invalid("image id"))?;
     chains.bring(import, &id).await?;
     let agent = pushed_by(&path.with_file_name(format!("tag{tag}_json")));
-    import.registry.put_v1_tag((&import.repository.key, &image, &tag), &id, &agent, PUSH).await?;
+    import.registry.put_v1_tag((&import.repository.key, &image, &tag), &id, &agent, PUSH, super::VIEWER).await?;
     import.keep_newest(&image, &tag).await
 }
 

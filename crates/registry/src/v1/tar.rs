@@ -2,11 +2,16 @@
 //!
 //! Memory is bounded by one header block and [`META_BYTES_MAX`]; content streams through.
 
+use std::collections::BTreeMap;
+
 /// Everything in a tar comes in blocks of so many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 
 /// Longest GNU name or PAX record block, in bytes.
 const META_BYTES_MAX: u64 = 1 << 20;
+
+/// How the key of a PAX record begins that sets an extended attribute.
+const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// A member's header, with long names resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub(super) struct Header {
     pub(super) gname: Vec<u8>,
     pub(super) devmajor: i64,
     pub(super) devminor: i64,
+    /// Extended attributes, which tarsum passes over and unpacking does not.
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What the reader reports.
@@ -76,6 +83,7 @@ struct Overrides {
     gid: Option<i64>,
     size: Option<i64>,
     mtime: Option<i64>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl TarReader {
@@ -263,6 +271,8 @@ impl Overrides {
 
     /// Records of the form `<length> <key>=<value>\n`, the length counting itself.
     fn add_pax(&mut self, mut records: &[u8]) -> Result<(), Unreadable> {
+        // The last block counts, so that a row of them can't fill the memory.
+        self.xattrs.clear();
         while !records.is_empty() {
             let space = records.iter().position(|byte| *byte == b' ').ok_or(Unreadable)?;
             let length: usize = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable)?;
@@ -286,7 +296,11 @@ impl Overrides {
             b"size" => self.size = Some(decimal()?),
             b"mtime" => self.mtime = Some(whole_seconds(value)?),
             _ if key.starts_with(b"GNU.sparse.") => return Err(Unreadable),
-            _ => {}
+            _ => {
+                if let Some(name) = key.strip_prefix(XATTR) {
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                }
+            }
         }
         Ok(())
     }
@@ -301,6 +315,7 @@ impl Overrides {
             gid: self.gid.unwrap_or(header.gid),
             size: self.size.unwrap_or(header.size),
             mtime: self.mtime.unwrap_or(header.mtime),
+            xattrs: self.xattrs,
             ..header
         }
     }
