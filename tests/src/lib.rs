@@ -4,6 +4,7 @@ pub mod client;
 pub mod collector;
 pub mod engine;
 pub mod image;
+pub mod power;
 pub mod proxy;
 pub mod registry;
 pub mod v1;

@@ -2,11 +2,13 @@
 
 mod audit;
 mod backup;
+mod check;
 mod config;
 mod heap;
 mod http;
 mod import;
 mod operator;
+mod owner;
 mod progress;
 mod server;
 
@@ -26,6 +28,7 @@ use berth_traces::Traces;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use check::PROBLEMS_SHOWN_MAX;
 use config::Config;
 
 /// The configuration file of an installed backend.
@@ -45,9 +48,6 @@ const SERVICE: &str = "berth-backend";
 
 /// How long the end may wait for traces to be sent.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
-
-/// Problems that `check` prints before it only counts them.
-const PROBLEMS_SHOWN_MAX: usize = 100;
 
 #[derive(Parser)]
 #[command(name = "berth-backend", version, about = "Berth's repository API: Docker Registry V1 and V2 over an embedded store")]
@@ -156,10 +156,41 @@ enum Command {
         #[arg(long)]
         config_only: bool,
     },
+    /// Open a store whose write-ahead log is damaged with what can be read of it, and say what is missing. The backend must
+    /// not be running.
+    ///
+    /// The damaged logs are kept. What was in the damage is lost: restore a backup instead, if it has more.
+    Salvage {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+}
+
+impl Command {
+    /// The configuration file, if the command opens the store that it names.
+    fn store(&self) -> Option<&Path> {
+        match self {
+            Self::Check { config_only: true, .. } => None,
+            Self::Serve { config, .. }
+            | Self::User { config, .. }
+            | Self::Group { config, .. }
+            | Self::Permission { config, .. }
+            | Self::Token { config, .. }
+            | Self::VerifyMigration { config, .. }
+            | Self::Backup { config, .. }
+            | Self::Restore { config, .. }
+            | Self::ImportV1 { config, .. }
+            | Self::ImportArchive { config, .. }
+            | Self::Check { config, .. }
+            | Self::Salvage { config } => Some(config),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     heap::bound();
+    owner::keep_private();
     let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| "info".into());
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
@@ -173,6 +204,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if let Some(config) = command.store() {
+        owner::become_owner_of(&Config::load(config)?.data_dir)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("berth-backend").build()?;
     let code = match command {
         Command::Serve { config, admin_password_file } => {
@@ -187,10 +221,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore { config, backup } => backup::restore(&Config::load(&config)?, &backup).map(|()| ExitCode::SUCCESS),
         Command::ImportV1 { config, arguments } => runtime.block_on(import::directory(&Config::load(&config)?, &arguments)),
         Command::ImportArchive { config, arguments } => runtime.block_on(import::archive(&Config::load(&config)?, &arguments)),
+        Command::Salvage { config } => runtime.block_on(check::salvage(&Config::load(&config)?)),
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());
-            if config_only { Ok(ExitCode::SUCCESS) } else { runtime.block_on(check(&config)) }
+            if config_only { Ok(ExitCode::SUCCESS) } else { runtime.block_on(check::check(&config)) }
         }
     };
     // A file read that is still under way must not hold up the exit.
@@ -204,7 +239,7 @@ fn manage(runtime: &tokio::runtime::Runtime, work: impl Future<Output = anyhow::
 
 fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
     let stores = rocksdb::open(&config.data_dir)
-        .with_context(|| format!("can't open the store in {} (is another backend running on it?)", config.data_dir.display()))?;
+        .with_context(|| format!("can't open the store in {}", config.data_dir.display()))?;
     let registry = Registry::new(&stores, config.cleanup.into(), Clock::system());
     Ok((stores, registry))
 }
@@ -226,6 +261,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let opened = open(&config)?;
     let (service, audit_writer) = http::Service::open(&config, &opened)?;
     let (stores, registry) = opened;
+    stores.keep_reserve();
     let traces = config.traces.clone().map(|settings| Traces::open(SERVICE, settings, Arc::default())).transpose()?.map(Arc::new);
     let service = service.traced(traces.clone());
     create_admin(service.access(), admin_password_file).await?;
@@ -236,6 +272,8 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let housekeeping = tokio::spawn(keep_house(registry.clone()));
     let collecting = registry.clone();
     let collecting = tokio::spawn(async move { collecting.keep_collecting().await });
+    let verifying = registry.clone();
+    let verifying = tokio::spawn(async move { verifying.keep_verifying().await });
     let jobs = registry.clone();
     println!("berth-backend ready");
     std::io::stdout().flush()?;
@@ -250,7 +288,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     };
     server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
     jobs.stop_jobs();
-    for task in [housekeeping, collecting] {
+    for task in [housekeeping, collecting, verifying] {
         task.abort();
         let _ = task.await;
     }
@@ -348,21 +386,5 @@ async fn verify_migration(config: &Config, repository: Option<&RepositoryKey>) -
             println!("{problems} problems found");
             Ok(ExitCode::FAILURE)
         }
-    }
-}
-
-async fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    let (_stores, registry) = open(config)?;
-    let report = registry.check().await?;
-    for problem in report.problems.iter().take(PROBLEMS_SHOWN_MAX) {
-        println!("problem: {problem}");
-    }
-    let seen = format!("{} blobs with {} bytes hashed, {} names followed", report.blobs, report.bytes, report.names);
-    if report.problems.is_empty() {
-        println!("{seen}: no problems found");
-        Ok(ExitCode::SUCCESS)
-    } else {
-        println!("{seen}: {} problems found", report.problems.len());
-        Ok(ExitCode::FAILURE)
     }
 }

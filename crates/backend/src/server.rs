@@ -107,12 +107,22 @@ pub(crate) async fn bind(listen: &Listen, operator: Option<&Path>) -> anyhow::Re
 
 async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
+        make_reachable(directory)?;
     }
     remove_stale(path).await?;
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// Makes the directory of a socket that others may use: what else this process creates is for nobody else.
+fn make_reachable(directory: &Path) -> io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    directory.parent().map_or(Ok(()), make_reachable)?;
+    std::fs::create_dir(directory)?;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
 }
 
 /// The operator's socket, in a directory that nobody else can enter, so that there is no moment at which it is open.

@@ -134,6 +134,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(path: &Path) -> anyhow::Result<()> {
+    // Keys and state are made for the owner alone, and say so themselves; whatever else is made is at least for nobody else.
+    rustix::process::umask(rustix::fs::Mode::RWXO | rustix::fs::Mode::WGRP);
     let predecessor = Predecessor::find()?;
     let config = Config::load(path)?;
     raise_descriptor_limit();

@@ -165,10 +165,22 @@ pub enum Error {
     #[error("tag {0} is not known")]
     V1TagUnknown(Tag),
 
+    /// There is no space for anything more.
+    #[error("the registry's disk is full: only what frees space is accepted until there is room again")]
+    DiskFull,
     /// The store failed; nothing that a client could mend.
     #[error(transparent)]
-    Storage(#[from] berth_storage::Error),
+    Storage(berth_storage::Error),
     /// A background task died; a bug.
     #[error("internal: {0}")]
     Internal(&'static str),
+}
+
+impl From<berth_storage::Error> for Error {
+    fn from(error: berth_storage::Error) -> Self {
+        match error {
+            berth_storage::Error::Full => Self::DiskFull,
+            error => Self::Storage(error),
+        }
+    }
 }

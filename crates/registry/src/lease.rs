@@ -97,6 +97,14 @@ impl Registry {
     /// # Errors
     /// Only if the store fails.
     pub async fn lease(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest, holder: &str) -> Result<bool> {
+        match self.take_lease(repository, image, digest, holder).await {
+            // Whoever pushes is going to be told soon enough; this was only a question.
+            Err(Error::DiskFull) => Ok(true),
+            outcome => outcome,
+        }
+    }
+
+    async fn take_lease(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest, holder: &str) -> Result<bool> {
         let key = keys::lease(repository, image, digest);
         let places = [keys::link(repository, image, digest), keys::manifest(repository, image, digest)];
         self.commit_with(|| async {
@@ -126,14 +134,19 @@ impl Registry {
     /// # Errors
     /// Only if the store fails.
     pub async fn lease_v1_images(&self, repository: &RepositoryKey, ids: &[crate::v1::ImageId], holder: &str) -> Result<()> {
-        self.commit_with(|| async {
-            let mut batch = Batch::deferred();
-            for id in ids {
-                self.hold(&mut batch, keys::v1_lease(repository, id), holder).await?;
-            }
-            Ok((batch, ()))
-        })
-        .await
+        let taken = self
+            .commit_with(|| async {
+                let mut batch = Batch::deferred();
+                for id in ids {
+                    self.hold(&mut batch, keys::v1_lease(repository, id), holder).await?;
+                }
+                Ok((batch, ()))
+            })
+            .await;
+        match taken {
+            Err(Error::DiskFull) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Deletes leases whose time is over: those of pushes that never ended. Returns how many.
@@ -157,7 +170,7 @@ impl Registry {
                 let Some(mut lease) = Lease::decode(seen) else { continue };
                 let is_over = lease.holders.values().all(|until_ms| *until_ms <= now_ms);
                 if is_over || cap(&mut lease, now_ms) {
-                    let mut batch = Batch::deferred();
+                    let mut batch = Batch::deferred().frees();
                     batch.expect(key.clone(), Some(seen.clone()));
                     if is_over {
                         batch.delete(key.clone());

@@ -196,6 +196,9 @@ impl Builder {
     }
 }
 
+/// The first bytes of all keys there are.
+pub const FAMILIES: &[u8] = b"0aAbBcdDeEFgGijkKlLmMnopPqrRsStTuUvVwWxXyZ";
+
 /// Everything of one family, for checks and dumps.
 pub fn whole_family(byte: u8) -> Prefix {
     family(byte).prefix()
@@ -209,6 +212,11 @@ pub fn format() -> Key {
 /// How often the store was opened for writing: the number of the current run.
 pub fn run() -> Key {
     family(b'0').text("run").key()
+}
+
+/// What was not yet durable when a batch was written: the first sequence number. Only ever read from the log.
+pub(crate) fn first_not_durable() -> Key {
+    family(b'0').text("first-not-durable").key()
 }
 
 /// The mark that everything an earlier version had stored is in the index of properties.
@@ -605,6 +613,12 @@ mod tests {
 
     fn repository() -> RepositoryKey {
         "docker-local".parse().unwrap()
+    }
+
+    #[test]
+    fn the_list_of_families_is_the_table_of_keys() {
+        let table = include_str!("keys.rs").lines().filter_map(|line| line.strip_prefix("//! | `")?.bytes().next());
+        assert_eq!(table.collect::<Vec<u8>>(), FAMILIES);
     }
 
     #[test]

@@ -108,6 +108,14 @@ pub struct Blob {
     pub place: Place,
     /// Counts up whenever the blob gets another user, so that a collector that saw none loses its compare-and-set.
     pub revision: u64,
+    /// The stored bytes were found not to be those of the digest: nobody is told that it is there, and whoever pushes it
+    /// brings its bytes anew.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub damaged: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The two places a blob's bytes can be in.

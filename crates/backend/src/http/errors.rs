@@ -64,6 +64,7 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         Error::ChunkOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
         Error::Interrupted => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE"),
         Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
         }
@@ -106,6 +107,7 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         Error::V1ChecksumMissing => (StatusCode::BAD_REQUEST, "Missing Image's checksum"),
         Error::Interrupted | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "Truncated layer"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, own.as_str()),
+        Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, own.as_str()),
         Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, own.as_str())
         }
@@ -130,7 +132,8 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
 /// A registry's refusal to a REST client: the same statuses as over V2.
 pub(crate) fn of_rest(error: &Error) -> Answer {
     let status = of_v2(error).status();
-    let message = if status.is_server_error() { "internal error".to_owned() } else { error.to_string() };
+    let is_inside = status.is_server_error() && !matches!(error, Error::DiskFull);
+    let message = if is_inside { "internal error".to_owned() } else { error.to_string() };
     advise(rest(status, &message), error)
 }
 

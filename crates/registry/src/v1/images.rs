@@ -247,6 +247,9 @@ impl Registry {
         let layer = self.complete_v1_layer(repository, id).await?;
         let key = keys::blob(&layer.digest);
         let (blob, _) = get_record(self.store.as_ref(), &key).await?.ok_or_else(|| damaged(&key))?;
+        if !self.is_sound(&blob) {
+            return Err(Error::V1ImageUnknown(*id));
+        }
         self.content_of(&layer.digest, &blob).await
     }
 

@@ -79,7 +79,7 @@ impl Registry {
     /// [`Error::V1TagUnknown`].
     pub async fn delete_v1_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
         self.commit_with(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             self.remove_v1_tag(&mut batch, repository, image, tag).await?;
             Ok((batch, ()))
         })
@@ -112,7 +112,7 @@ impl Registry {
         loop {
             let gone = self
                 .commit_with(|| async {
-                    let mut batch = Batch::new();
+                    let mut batch = Batch::new().frees();
                     let seen_image = self.store.get(&keys::image(repository, image)).await?;
                     batch.expect(keys::image(repository, image), seen_image.clone());
                     let rows = self.store.scan(&prefix, None, SCAN_ENTRIES).await?;

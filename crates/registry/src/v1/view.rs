@@ -128,7 +128,7 @@ impl Registry {
         let (mut added, begun) = (0, self.store.scan(&prefix, None, SCAN_ENTRIES).await?);
         for repository in begun.iter().filter_map(|(key, _)| key.text_after(&prefix)?.parse::<RepositoryKey>().ok()) {
             added += self.view_all(&repository).await?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             batch.delete(keys::v1_view_begun(&repository));
             self.store.commit(batch).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LogLevel, Options};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 
 use super::metadata::CONTENT;
 use crate::Result;
@@ -33,6 +33,8 @@ pub(super) fn open_database(path: &Path, memory: Memory, tune: impl Fn(&mut Opti
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_db_write_buffer_size(write_bytes);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
+    // A torn end is cut off. That nothing else is, is seen to before: `log.rs` says why the stricter modes won't do.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(4);
 
