@@ -34,6 +34,9 @@ pub(crate) struct Config {
     pub(crate) audit: Audit,
     /// Where traces go, if anywhere.
     pub(crate) traces: Option<berth_traces::Settings>,
+    /// What clients may hold at once.
+    #[serde(default)]
+    pub(crate) places: Places,
     /// When what deletions leave behind goes.
     #[serde(default)]
     pub(crate) cleanup: Cleanup,
@@ -86,6 +89,49 @@ pub(crate) struct Audit {
 impl Default for Audit {
     fn default() -> Self {
         Self { pulls: false, file_bytes_max: 64 << 20, files_max: 16 }
+    }
+}
+
+/// What clients may hold at once. An IPv6 client is its /64.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Places {
+    /// Open connections, the operator's apart.
+    pub(crate) connections: usize,
+    /// Requests of one client that are under way. Default: half of the connections.
+    pub(crate) requests_per_client: Option<usize>,
+    /// Requests of all those who have not logged in. Default: three quarters of the connections.
+    pub(crate) requests_of_strangers: Option<usize>,
+    /// Forms, documents and manifests of one client that are on their way.
+    pub(crate) bodies_per_client: usize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { connections: 8192, requests_per_client: None, requests_of_strangers: None, bodies_per_client: 512 }
+    }
+}
+
+/// Fewest connections that make sense: those that a gateway keeps, and some for everybody else.
+const CONNECTIONS_MIN: usize = 64;
+
+/// Open files besides those of connections and of what is sent over them: RocksDB's, the logs, those being written.
+const OTHER_FILES: u64 = 1024;
+
+impl Places {
+    pub(crate) fn requests_per_client(&self) -> usize {
+        self.requests_per_client.unwrap_or(self.connections / 2)
+    }
+
+    pub(crate) fn requests_of_strangers(&self) -> usize {
+        self.requests_of_strangers.unwrap_or(self.connections / 4 * 3)
+    }
+
+    /// The same, as far as the process may have so many open files: each connection is one, and what it sends another.
+    #[must_use]
+    pub(crate) fn within(self, open_files: Option<u64>) -> Self {
+        let allowed = open_files.map_or(usize::MAX, |files| usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX));
+        Self { connections: self.connections.min(allowed.max(CONNECTIONS_MIN)), ..self }
     }
 }
 
@@ -172,6 +218,17 @@ impl Config {
         anyhow::ensure!(self.security.password_chars_min >= 1, "{file}: [security] password_chars_min must be 1 or more");
         anyhow::ensure!(self.audit.files_max >= 2, "{file}: [audit] files_max must be 2 or more");
         anyhow::ensure!(self.audit.file_bytes_max >= 4096, "{file}: [audit] file_bytes_max must be 4096 or more");
+        let Places { connections, bodies_per_client, .. } = self.places;
+        anyhow::ensure!(connections >= CONNECTIONS_MIN, "{file}: [places] connections must be {CONNECTIONS_MIN} or more");
+        for (field, requests) in
+            [("requests_per_client", self.places.requests_per_client()), ("requests_of_strangers", self.places.requests_of_strangers())]
+        {
+            anyhow::ensure!(
+                (1..=connections).contains(&requests),
+                "{file}: [places] {field} must be from 1 to `connections`, {connections}"
+            );
+        }
+        anyhow::ensure!(bodies_per_client >= 1, "{file}: [places] bodies_per_client must be 1 or more");
         anyhow::ensure!(self.cleanup.prune_interval_s >= 1, "{file}: [cleanup] prune_interval_s must be 1 or more");
         let mut keys = HashSet::new();
         for Repository { key, .. } in &self.repositories {
@@ -243,6 +300,9 @@ mod tests {
             (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "backend.toml:1:"),
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
+            (format!("{GOOD}[places]\nconnections = 8\n"), "connections must be 64 or more"),
+            (format!("{GOOD}[places]\nbodies_per_client = 0\n"), "bodies_per_client must be 1 or more"),
+            (format!("{GOOD}[places]\nrequests_per_client = 0\n"), "requests_per_client must be from 1 to `connections`, 8192"),
             (format!("{GOOD}[cleanup]\nprune_interval_s = 0\n"), "prune_interval_s must be 1 or more"),
             (
                 format!("{GOOD}[traces]\noltp = \"http://127.0.0.1:4318\"\n"),
@@ -253,6 +313,20 @@ mod tests {
             let error = load(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn places_have_defaults_that_no_client_can_use_up_and_that_open_files_suffice_for() {
+        let places = load(GOOD).unwrap().places;
+        assert_eq!((places.connections, places.requests_per_client(), places.requests_of_strangers()), (8192, 4096, 6144));
+        let within = |files| {
+            let places = places.within(files);
+            (places.connections, places.requests_per_client(), places.requests_of_strangers())
+        };
+        assert_eq!(within(None), (8192, 4096, 6144));
+        assert_eq!(within(Some(65536)), (8192, 4096, 6144));
+        assert_eq!(within(Some(5120)), (2048, 1024, 1536));
+        assert_eq!(within(Some(1024)), (64, 32, 48));
     }
 
     #[test]

@@ -223,6 +223,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     heap::keep_trimmed()?;
+    let config = Config { places: places(&config), ..config };
     let opened = open(&config)?;
     let (service, audit_writer) = http::Service::open(&config, &opened)?;
     let (stores, registry) = opened;
@@ -248,7 +249,7 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
         }
         tracing::info!("stopping: no new connections, waiting for transfers under way");
     };
-    server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
+    server::serve(config.places.connections, listeners, move |request| service.clone().answer(request), shutdown).await;
     jobs.stop_jobs();
     for task in [housekeeping, collecting] {
         task.abort();
@@ -263,6 +264,22 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     drop(stores);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The places that the configuration names, as far as the process may have so many open files.
+fn places(config: &Config) -> config::Places {
+    let open_files = berth_places::raise_open_files();
+    let places = config.places.within(open_files);
+    if places.connections < config.places.connections {
+        let (wanted, connections) = (config.places.connections, places.connections);
+        tracing::info!(
+            wanted,
+            connections,
+            open_files,
+            "fewer connections than there could be: the limit of open files (ulimit -n) is lower"
+        );
+    }
+    places
 }
 
 /// On first start there must be somebody who can log in, with a password nobody else knows.

@@ -11,6 +11,7 @@ mod network;
 mod origin;
 mod repository;
 mod tag;
+mod work;
 
 pub use account::{AccountName, InvalidAccountName};
 pub use digest::{Algorithm, Digest, InvalidDigest};
@@ -19,6 +20,7 @@ pub use network::{InvalidNetwork, Network};
 pub use origin::{Authority, InvalidAuthority, Origin, Scheme};
 pub use repository::{ApiVersion, InvalidRepositoryKey, RepositoryKey};
 pub use tag::{InvalidReference, InvalidTag, Reference, Tag};
+pub use work::{Answer, Content, Work};
 
 /// Implements `Display`, `AsRef<str>`, serde and `as_str` for a checked text newtype, so that all of them agree.
 macro_rules! text_type {

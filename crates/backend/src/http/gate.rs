@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use berth_names::ApiVersion;
+use berth_names::{ApiVersion, Work};
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repositories, Repository};
-use http::header::{AsHeaderName, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{AsHeaderName, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::all::AllCall;
 use super::call::Call;
 use super::credentials::{Credentials, Secret};
 use super::demand::{self, Denied};
+use super::held::{Arrival, Full, Held};
 use super::origin::ClientView;
 use super::params::Query;
 use super::place::Place;
@@ -67,7 +68,7 @@ pub(super) struct TokenRequest {
 
 impl Service {
     /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
-    pub(super) async fn prepare(&self, head: Head, event: &mut Event) -> Result<Prepared, Box<Answer>> {
+    pub(super) async fn prepare(&self, head: Head, event: &mut Event, held: &mut Held) -> Result<Prepared, Box<Answer>> {
         let Head { peer, method, uri, headers, credentials } = head;
         head::check(&method, &uri, &headers)?;
         let target = route::target(uri.path()).map_err(|(api, refusal)| refuse(api, refusal))?;
@@ -77,6 +78,14 @@ impl Service {
         event.client = view.address;
         let query =
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
+        if peer != Peer::Operator {
+            // The form that asks for a token brings its credentials with it, and nobody has seen them yet.
+            let is_form = method == Method::POST && matches!(&target, route::Target::Docker(target) if target.is_token());
+            let is_stranger = is_form || matches!(credentials, Credentials::None);
+            let (has_body, work) = (announces_body(&headers), Work::of(method.as_str(), uri.path()));
+            let arrival = Arrival { client: view.address, is_stranger, has_body, work };
+            self.places.take(arrival, held).map_err(|full| too_many(api, full))?;
+        }
         match &target {
             route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {
                 let caller = match peer {
@@ -254,6 +263,19 @@ fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
     } else {
         errors::v1(StatusCode::NOT_FOUND, &format!("repository {key} speaks V2; this client speaks V1"))
     }))
+}
+
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// What a request hears for which there is no place.
+fn too_many(api: Api, full: Full) -> Box<Answer> {
+    let (status, code, message) = match full {
+        Full::Client => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many requests at once: try again in a moment"),
+        Full::Strangers => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is busy: log in, or try again in a moment"),
+    };
+    Box::new(in_form_of(api, status, code, message).with(RETRY_AFTER, "1"))
 }
 
 fn first(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {

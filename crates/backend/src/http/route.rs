@@ -320,6 +320,11 @@ impl Target<'_> {
 }
 
 impl DockerTarget<'_> {
+    /// Whether it is about tokens.
+    pub(crate) fn is_token(&self) -> bool {
+        self.api == Api::V2 && self.rest == "token"
+    }
+
     /// What the request asks there.
     pub(crate) fn route(&self, method: &Method) -> Result<Route, Refusal> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
@@ -494,3 +499,5 @@ fn invalid_reference(invalid: InvalidReference) -> Refusal {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod work;

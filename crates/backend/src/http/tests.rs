@@ -16,6 +16,7 @@ mod browse;
 mod described;
 mod life;
 mod migration;
+mod places;
 mod schema1;
 mod search;
 mod shown;
@@ -100,7 +101,7 @@ impl Backend {
             let shutdown = async {
                 let _ = stopped.await;
             };
-            server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
+            server::serve(config.places.connections, listeners, move |request| service.clone().answer(request), shutdown).await;
             tokio::task::spawn_blocking(move || audit_writer.join()).await.unwrap().unwrap();
             drop(opened);
         }));
