@@ -2,7 +2,7 @@
 # `run` and `test` share the dev profile, so RocksDB and Pingora are compiled once for both.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-gateway bench-scale images lint deps clean-run
+.PHONY: help run test fuzz bench bench-gateway bench-scale images lint deps clean-run
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,10 @@ test: ## lints, every test, and real docker, skopeo and podman clients
 	@scripts/lint
 	cargo build --workspace --bins
 	BERTH_TEST_PYTHON=$$(scripts/test-python) cargo test --workspace
+
+fuzz: ## each fuzz target for a minute (BERTH_FUZZ_S); what they find lies in fuzz/artifacts
+	@scripts/deps fuzz
+	@scripts/fuzz
 
 bench: ## speed beside nginx + docker-registry; writes docs/performance-table.md
 	@scripts/deps bench

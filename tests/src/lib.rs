@@ -4,9 +4,13 @@ pub mod client;
 pub mod collector;
 pub mod engine;
 pub mod image;
+pub mod power;
 pub mod proxy;
 pub mod registry;
 pub mod v1;
+
+#[cfg(test)]
+mod documents;
 
 pub use client::{Body, Client, Reply};
 pub use registry::Registry;

@@ -79,7 +79,7 @@ fn world() -> World {
     passwords.insert("admin", PASSWORD.to_owned());
     registry.operate(&["user", "disable", "revoked"]).unwrap();
     let soon = json!({ "user": "expired", "expiresIn": 1 }).to_string();
-    let made = registry.client(registry.console).send("POST", "/api/security/tokens", &[], Body::Bytes(soon.as_bytes()));
+    let made = registry.client(registry.console).send("POST", "/api/security/tokens", JSON, Body::Bytes(soon.as_bytes()));
     assert_eq!(made.status, 201);
     passwords.insert("expired", made.json()["token"].as_str().unwrap().to_owned());
 
@@ -224,6 +224,9 @@ macro_rules! v1 {
     };
 }
 
+/// What scripts send with JSON.
+const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
+
 macro_rules! rest {
     ($what:literal, $needs:ident, $ok:literal, $method:literal, |$world:ident, $caller:ident| $path:expr, $body:expr) => {
         Probe {
@@ -233,7 +236,7 @@ macro_rules! rest {
             send: |$world, $caller| {
                 let body: Value = $body;
                 let body = if body.is_null() { String::new() } else { body.to_string() };
-                ($caller.client)($world, $world.registry.console).send($method, &$path, &[], Body::Bytes(body.as_bytes())).status
+                ($caller.client)($world, $world.registry.console).send($method, &$path, JSON, Body::Bytes(body.as_bytes())).status
             },
         }
     };
@@ -615,7 +618,7 @@ fn logs_contain_no_secret() {
     }
     let change = json!({ "oldPassword": password, "newPassword": "canary-new-password" }).to_string();
     let changed =
-        client(registry.console).with_basic("alice", &password).send("PUT", "/api/security/password", &[], Body::Bytes(change.as_bytes()));
+        client(registry.console).with_basic("alice", &password).send("PUT", "/api/security/password", JSON, Body::Bytes(change.as_bytes()));
     assert_eq!(changed.status, 200);
     secrets.push("canary-new-password".into());
     let begun = registry.client(registry.v1).send("PUT", "/v1/repositories/x/", &[], Body::Bytes(b"[]"));

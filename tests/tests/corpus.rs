@@ -149,6 +149,10 @@ fn heads(side: &Side) -> Vec<(&'static str, String, Fate)> {
         format!("PUT {ROOT}/v2/canary/manifests/x HTTP/1.1\r\nHost: {AUTHORITY}\r\n{LOGIN}Transfer-Encoding: chunked\r\n\r\n{body}")
     };
     let chunk = format!("{length:x}\r\n{hidden}\r\n0\r\n\r\n");
+    let odd_chunks = |query: &str, body: &str| {
+        let target = format!("{ROOT}/v2/canary/manifests/x?{query}");
+        format!("PUT {target} HTTP/1.1\r\nHost: {AUTHORITY}\r\n{LOGIN}Transfer-Encoding: chunked\r\n\r\n{body}")
+    };
     vec![
         // Must be taken, or everything below would show nothing.
         ("plain", get(""), Taken(200)),
@@ -206,6 +210,20 @@ fn heads(side: &Side) -> Vec<(&'static str, String, Fate)> {
         ("a method with a bracket", line(&format!("G(T {ROOT}/v2/ HTTP/1.1")), Refused(400)),
         ("a version that is none", line(&format!("GET {ROOT}/v2/ HTTP/9.9")), Refused(400)),
         ("a preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Dropped),
+        // Blanks and control characters in a target: who escapes them and goes on must not lose sight of the framing.
+        ("a blank in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a b HTTP/1.1")), Refused(400)),
+        ("a blank in the path", line(&format!("GET {ROOT}/v2/can ary/tags/list HTTP/1.1")), Refused(400)),
+        ("a version in the query", line(&format!("GET {ROOT}/v2/canary/tags/list? HTTP/1.1 HTTP/1.1")), Refused(400)),
+        ("a tab in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a\tb HTTP/1.1")), Refused(400)),
+        ("a NUL in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a\0b HTTP/1.1")), Refused(400)),
+        ("an escape character in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a\x1bb HTTP/1.1")), Refused(400)),
+        ("a DEL in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a\x7fb HTTP/1.1")), Refused(400)),
+        ("a carriage return in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a\rb HTTP/1.1")), Refused(400)),
+        ("a line feed in the query", line(&format!("GET {ROOT}/v2/canary/tags/list?a\nb HTTP/1.1")), Refused(400)),
+        ("a blank in front of doubtful chunks", odd_chunks("a b", &format!("0;a=\n\r\n\r\n{hidden}")), Refused(400)),
+        ("a tab in front of doubtful chunks", odd_chunks("a\tb", &format!("0;a=\n\r\n\r\n{hidden}")), Refused(400)),
+        ("a control character in front of doubtful chunks", odd_chunks("a\x01b", &format!("\r\n\r\n{hidden}")), Refused(400)),
+        ("a blank in front of chunks", odd_chunks("a b", &chunk), Refused(400)),
         // Where a message ends.
         ("lengths that differ", start(&format!("Content-Length: 0\r\nContent-Length: {length}\r\n"), &hidden), Refused(400)),
         ("lengths that agree", start("Content-Length: 0\r\nContent-Length: 0\r\n", ""), Stricter(400, 202)),

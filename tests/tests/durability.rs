@@ -92,7 +92,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
     let mut random = Random(seed);
     let mut registry = Registry::start();
     let mut total = 0;
-    for round in 0..setting("BERTH_CRASH_ROUNDS", 30) {
+    for round in 0..setting("BERTH_KILLS", 30) {
         let acknowledged = Mutex::new(Vec::new());
         let seeds: Vec<u64> = (0..3).map(|_| random.number() | 1).collect();
         let moment = Duration::from_millis(30 + random.below(400));

@@ -1,11 +1,12 @@
 //! What is refused in the protocol's own form (byte for byte in corpus.rs); and Debian's nginx in the gateway's place.
 
+use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::image::{Layer, SCHEMA2, schema2};
-use e2e::registry::{PASSWORD, free_port};
+use e2e::registry::{PASSWORD, binary, free_port};
 use e2e::v1::{Docker, Version, chain};
 use e2e::{Body, Client, Registry};
 
@@ -23,6 +24,49 @@ fn a_host_that_the_client_makes_up_appears_nowhere_but_as_its_own_and_a_forwarde
     let client = registry.client(registry.first).with("X-Forwarded-Host", "evil.example").with("User-Agent", "docker/1.6.2");
     let begun = client.send("POST", "/v2/a/blobs/uploads/", &[], Body::None);
     assert!(begun.header("Location").unwrap().starts_with(&format!("https://localhost:{}/v2/a/blobs/uploads/", registry.first)));
+}
+
+/// Ends with the test, however that ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_first_password_is_made_up_for_each_store_and_no_other_is_good() {
+    let first_start = || {
+        let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+        let configuration =
+            format!("data_dir = \"data\"\n[listen]\ntcp = \"127.0.0.1:{port}\"\n[[repository]]\nkey = \"first\"\napi_version = \"V2\"\n");
+        fs::write(directory.path().join("backend.toml"), configuration).unwrap();
+        let out = directory.path().join("out");
+        let mut command = Command::new(binary("berth-backend"));
+        command.args(["serve", "--config", "backend.toml"]).current_dir(directory.path()).stdin(Stdio::null());
+        let _backend = Ended(command.stdout(File::create(&out).unwrap()).stderr(Stdio::null()).spawn().unwrap());
+        let begun = Instant::now();
+        while !fs::read_to_string(&out).unwrap().contains("ready") {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it does not start");
+            sleep(Duration::from_millis(20));
+        }
+        let said = fs::read_to_string(&out).unwrap();
+        let password = said.lines().find_map(|line| line.strip_prefix("admin password: ")).unwrap_or_else(|| panic!("{said}"));
+        let password = password.split(' ').next().unwrap().to_owned();
+        let log_in = |password: &str| {
+            let client = Client::plain(port).with_basic("admin", password);
+            client.get("/artifactory/api/docker/first/v2/token?service=x").status
+        };
+        assert_eq!(log_in(&password), 200);
+        for guess in ["admin", "password", ""] {
+            assert_eq!(log_in(guess), 401, "{guess:?}");
+        }
+        password
+    };
+    let (one, other) = (first_start(), first_start());
+    assert!(one.len() >= 16 && other.len() >= 16 && one != other, "{one} {other}");
 }
 
 #[test]

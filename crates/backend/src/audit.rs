@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use berth_names::{AccountName, RepositoryKey};
+use berth_registry::access::Remote;
 use berth_traces::Span;
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -64,8 +65,11 @@ pub(crate) struct Event {
     claimed: Option<String>,
     /// How: `basic`, `bearer` or `v1-token`.
     credentials: Option<String>,
-    /// From where.
-    pub(crate) client: Option<IpAddr>,
+    /// From where, as far as is known: who connected, or for whom a proxy that is believed says that it asks.
+    client: Option<IpAddr>,
+    /// Who connected over TCP: a proxy, or the client itself.
+    #[serde(default)]
+    peer: Option<IpAddr>,
     repository: Option<String>,
     method: String,
     path: String,
@@ -91,6 +95,11 @@ impl Event {
         if kind.is_none() {
             self.caller = Some(berth_registry::access::ANONYMOUS.to_owned());
         }
+    }
+
+    /// Where the request comes from.
+    pub(crate) fn comes_from(&mut self, remote: Remote) {
+        (self.client, self.peer) = (remote.address(), remote.peer);
     }
 
     /// What the request is about.

@@ -42,6 +42,14 @@ pub(crate) async fn backup(config: &Config, directory: &Path) -> anyhow::Result<
     let Taken { path, manifest, copied_files, copied_bytes } = taken;
     let (bytes, copied) = (progress::bytes(manifest.data_bytes), progress::bytes(copied_bytes));
     println!("backup {}: {} data files with {bytes}; {copied_files} files with {copied} copied", path.display(), manifest.data_files);
+    for rows in &manifest.unreadable_rows {
+        println!("problem: {rows}");
+    }
+    anyhow::ensure!(
+        manifest.unreadable == 0,
+        "the store's metadata can't be read in {} places, nor can the backup's: keep older backups, and run `berth-backend check`",
+        manifest.unreadable
+    );
     if manifest.missing > 0 {
         let named: Vec<String> = manifest.missing_data.iter().map(ToString::to_string).collect();
         anyhow::bail!("the store has lost {} data files, so the backup lacks them too: {}", manifest.missing, named.join(", "));

@@ -24,9 +24,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     /// Where requests are taken.
     pub(crate) listen: Listen,
-    /// Addresses whose `X-Forwarded-*` headers are believed; the Unix socket's always are.
-    #[serde(default)]
-    pub(crate) trusted_proxies: TrustedProxies,
+    /// Addresses whose `X-Forwarded-*` headers are believed; whoever may open the Unix socket always is.
+    trusted_proxies: Option<TrustedProxies>,
     /// Passwords, and what strangers are told.
     #[serde(default)]
     pub(crate) security: Security,
@@ -38,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) storage: Storage,
     /// Where traces go, if anywhere.
     pub(crate) traces: Option<berth_traces::Settings>,
+    /// What clients may hold at once.
+    #[serde(default)]
+    pub(crate) places: Places,
     /// When what deletions leave behind goes.
     #[serde(default)]
     pub(crate) cleanup: Cleanup,
@@ -111,6 +113,49 @@ impl Storage {
     /// The memory that is asked for; a file that was checked asks for one that there can be.
     pub(crate) fn memory(self) -> Memory {
         Memory::mib(self.memory_mib).unwrap_or_default()
+    }
+}
+
+/// What clients may hold at once. An IPv6 client is its /64.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Places {
+    /// Open connections, the operator's apart.
+    pub(crate) connections: usize,
+    /// Requests of one client that are under way. Default: half of the connections.
+    pub(crate) requests_per_client: Option<usize>,
+    /// Requests of all those who have not logged in. Default: three quarters of the connections.
+    pub(crate) requests_of_strangers: Option<usize>,
+    /// Forms, documents and manifests of one client that are on their way.
+    pub(crate) bodies_per_client: usize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { connections: 8192, requests_per_client: None, requests_of_strangers: None, bodies_per_client: 512 }
+    }
+}
+
+/// Fewest connections that make sense: those that a gateway keeps, and some for everybody else.
+const CONNECTIONS_MIN: usize = 64;
+
+/// Open files besides those of connections and of what is sent over them: RocksDB's, the logs, those being written.
+const OTHER_FILES: u64 = 1024;
+
+impl Places {
+    pub(crate) fn requests_per_client(&self) -> usize {
+        self.requests_per_client.unwrap_or(self.connections / 2)
+    }
+
+    pub(crate) fn requests_of_strangers(&self) -> usize {
+        self.requests_of_strangers.unwrap_or(self.connections / 4 * 3)
+    }
+
+    /// The same, as far as the process may have so many open files: each connection is one, and what it sends another.
+    #[must_use]
+    pub(crate) fn within(self, open_files: Option<u64>) -> Self {
+        let allowed = open_files.map_or(usize::MAX, |files| usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX));
+        Self { connections: self.connections.min(allowed.max(CONNECTIONS_MIN)), ..self }
     }
 }
 
@@ -191,12 +236,39 @@ impl Config {
         Ok(config)
     }
 
+    /// Whose word about clients counts. If nobody is named it is this host's, where it can connect at all.
+    pub(crate) fn trusted_proxies(&self) -> TrustedProxies {
+        let default = || if self.listen.tcp.is_some() { TrustedProxies::this_host() } else { TrustedProxies::default() };
+        self.trusted_proxies.clone().unwrap_or_else(default)
+    }
+
+    /// Who is believed about clients, for the operator to check.
+    pub(crate) fn believed(&self) -> String {
+        let socket = self.listen.unix.as_ref().map(|socket| format!("whoever may open {}", socket.display()));
+        let listed = self.trusted_proxies().0;
+        let networks = || listed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let peers = self.listen.tcp.filter(|_| !listed.is_empty()).map(|address| format!("at {address} connections from {}", networks()));
+        let believed: Vec<_> = socket.into_iter().chain(peers).collect();
+        if believed.is_empty() { "nobody".to_owned() } else { believed.join("; ") }
+    }
+
     fn check(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         let file = path.display();
         anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "{file}: [listen] needs `unix`, `tcp` or both");
         anyhow::ensure!(self.security.password_chars_min >= 1, "{file}: [security] password_chars_min must be 1 or more");
         anyhow::ensure!(self.audit.files_max >= 2, "{file}: [audit] files_max must be 2 or more");
         anyhow::ensure!(self.audit.file_bytes_max >= 4096, "{file}: [audit] file_bytes_max must be 4096 or more");
+        let Places { connections, bodies_per_client, .. } = self.places;
+        anyhow::ensure!(connections >= CONNECTIONS_MIN, "{file}: [places] connections must be {CONNECTIONS_MIN} or more");
+        for (field, requests) in
+            [("requests_per_client", self.places.requests_per_client()), ("requests_of_strangers", self.places.requests_of_strangers())]
+        {
+            anyhow::ensure!(
+                (1..=connections).contains(&requests),
+                "{file}: [places] {field} must be from 1 to `connections`, {connections}"
+            );
+        }
+        anyhow::ensure!(bodies_per_client >= 1, "{file}: [places] bodies_per_client must be 1 or more");
         anyhow::ensure!(self.cleanup.prune_interval_s >= 1, "{file}: [cleanup] prune_interval_s must be 1 or more");
         let (min, max) = (Memory::MIB_MIN, Memory::MIB_MAX);
         anyhow::ensure!(Memory::mib(self.storage.memory_mib).is_some(), "{file}: [storage] memory_mib must be {min} to {max}");
@@ -209,17 +281,16 @@ impl Config {
     }
 }
 
-/// Addresses and networks whose forwarding headers are believed. Default: this host.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Addresses and networks whose forwarding headers are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct TrustedProxies(Vec<Network>);
 
-impl Default for TrustedProxies {
-    fn default() -> Self {
+impl TrustedProxies {
+    /// This host: a proxy on it works without being named.
+    pub(crate) fn this_host() -> Self {
         Self(vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6])
     }
-}
 
-impl TrustedProxies {
     /// Whether what the peer says of a request that it hands on is believed. Whoever may open the Unix socket is.
     pub(crate) fn trusts(&self, peer: Peer) -> bool {
         match peer {
@@ -276,6 +347,9 @@ mod tests {
             (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "backend.toml:1:"),
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
+            (format!("{GOOD}[places]\nconnections = 8\n"), "connections must be 64 or more"),
+            (format!("{GOOD}[places]\nbodies_per_client = 0\n"), "bodies_per_client must be 1 or more"),
+            (format!("{GOOD}[places]\nrequests_per_client = 0\n"), "requests_per_client must be from 1 to `connections`, 8192"),
             (format!("{GOOD}[cleanup]\nprune_interval_s = 0\n"), "prune_interval_s must be 1 or more"),
             (format!("{GOOD}[storage]\nmemory_mib = 15\n"), "memory_mib must be 16 to 1048576"),
             (
@@ -287,6 +361,50 @@ mod tests {
             let error = load(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn who_is_believed_follows_from_where_one_listens() {
+        let listening = |listen: &str, trusted: &str| load(&format!("{trusted}data_dir = \"data\"\n[listen]\n{listen}\n")).unwrap();
+        let tcp = |text: &str| Peer::Tcp(text.parse().unwrap());
+        let (unix, both) = ("unix = \"/run/b.sock\"", "unix = \"/run/b.sock\"\ntcp = \"127.0.0.1:8081\"");
+        for (listen, trusted, peer, believed) in [
+            (unix, "", Peer::Unix, true),
+            (unix, "", Peer::Operator, false),
+            (unix, "", tcp("127.0.0.1:1"), false),
+            (both, "", Peer::Unix, true),
+            // A proxy on the same host works as it is.
+            (both, "", tcp("127.0.0.1:1"), true),
+            (both, "", tcp("[::1]:1"), true),
+            (both, "", tcp("192.0.2.1:1"), false),
+            (both, "trusted_proxies = []\n", tcp("127.0.0.1:1"), false),
+            (both, "trusted_proxies = [\"192.0.2.1\"]\n", tcp("192.0.2.1:1"), true),
+            (both, "trusted_proxies = [\"192.0.2.1\"]\n", tcp("127.0.0.1:1"), false),
+        ] {
+            assert_eq!(listening(listen, trusted).trusted_proxies().trusts(peer), believed, "{listen} {trusted} {peer:?}");
+        }
+        for (listen, trusted, said) in [
+            (unix, "", "whoever may open /run/b.sock"),
+            (unix, "trusted_proxies = [\"127.0.0.1\"]\n", "whoever may open /run/b.sock"),
+            (both, "", "whoever may open /run/b.sock; at 127.0.0.1:8081 connections from 127.0.0.0/8, ::1"),
+            ("tcp = \"0.0.0.0:8081\"", "trusted_proxies = []\n", "nobody"),
+        ] {
+            assert_eq!(listening(listen, trusted).believed(), said);
+        }
+    }
+
+    #[test]
+    fn places_have_defaults_that_no_client_can_use_up_and_that_open_files_suffice_for() {
+        let places = load(GOOD).unwrap().places;
+        assert_eq!((places.connections, places.requests_per_client(), places.requests_of_strangers()), (8192, 4096, 6144));
+        let within = |files| {
+            let places = places.within(files);
+            (places.connections, places.requests_per_client(), places.requests_of_strangers())
+        };
+        assert_eq!(within(None), (8192, 4096, 6144));
+        assert_eq!(within(Some(65536)), (8192, 4096, 6144));
+        assert_eq!(within(Some(5120)), (2048, 1024, 1536));
+        assert_eq!(within(Some(1024)), (64, 32, 48));
     }
 
     #[test]

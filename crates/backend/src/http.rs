@@ -9,8 +9,11 @@ mod call;
 mod credentials;
 mod demand;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod head;
+mod held;
 mod origin;
 mod params;
 mod place;
@@ -18,6 +21,7 @@ mod respond;
 mod rest;
 mod route;
 mod schemas;
+mod site;
 mod token;
 mod v1;
 mod v2;
@@ -32,7 +36,7 @@ use berth_registry::{Body, Clock, Registry};
 use berth_storage::rocksdb::{Backups, Stores};
 use berth_traces::{Span, Traces};
 use futures::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
@@ -44,6 +48,7 @@ pub(crate) use credentials::Credentials;
 #[cfg(test)]
 pub(crate) use credentials::Secret;
 use gate::{Head, Prepared, TokenRequest};
+use held::{Held, Places};
 pub(crate) use respond::Answer;
 use respond::With;
 pub(crate) use route::{Route, V2};
@@ -58,12 +63,14 @@ pub(crate) struct Service {
     hide_unauthorized: bool,
     backups: Backups,
     traces: Option<Arc<Traces>>,
+    places: Places,
 }
 
 /// An answer, and what the logs say about who got it.
 struct Answered {
     answer: Answer,
     event: Event,
+    held: Held,
 }
 
 impl Service {
@@ -76,9 +83,10 @@ impl Service {
         let directory = config.data_dir.join("audit");
         let (audit, writer) =
             Audit::open(&directory, &config.audit).with_context(|| format!("can't write the audit log in {}", directory.display()))?;
-        let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies.clone()));
+        let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies()));
         let backups = stores.backups.clone();
-        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups, traces: None }, writer))
+        let places = Places::new(&config.places);
+        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups, traces: None, places }, writer))
     }
 
     /// The same service, which has its requests traced, if there is somewhere to send that.
@@ -90,12 +98,12 @@ impl Service {
         &self.access
     }
 
-    /// Answers one request and writes its lines in the logs.
-    pub(crate) async fn answer(self, request: Request<Incoming>) -> Answer {
+    /// Answers one request and writes its lines in the logs. With the answer comes what is held until it has been sent.
+    pub(crate) async fn answer(self, request: Request<Incoming>) -> (Answer, Held) {
         let (parts, incoming) = request.into_parts();
         let Some(peer) = parts.extensions.get::<Peer>().copied() else {
             // The server loop sets it on every request; without it nobody could be trusted.
-            return errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
+            return (errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), Held::default());
         };
         let head = Head::new(peer, parts.method, parts.uri, parts.headers);
         self.answer_head(head, body::incoming(incoming)).await
@@ -103,11 +111,12 @@ impl Service {
 
     /// Answers a request of the operator's own, without a connection.
     pub(crate) async fn answer_operator(self, method: Method, uri: http::Uri, body: Body) -> Answer {
-        let headers = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static("localhost"))]);
-        self.answer_head(Head::new(Peer::Operator, method, uri, headers), body).await
+        let header = http::HeaderValue::from_static;
+        let headers = HeaderMap::from_iter([(HOST, header("localhost")), (CONTENT_TYPE, header("application/json"))]);
+        self.answer_head(Head::new(Peer::Operator, method, uri, headers), body).await.0
     }
 
-    async fn answer_head(self, head: Head, body: Body) -> Answer {
+    async fn answer_head(self, head: Head, body: Body) -> (Answer, Held) {
         let changes = !matches!(head.method, Method::GET | Method::HEAD);
         let carries_through = changes || self.must_check(&head.credentials);
         let work = self.answer_and_note(head, body);
@@ -118,7 +127,7 @@ impl Service {
         // what it costs, and its line in the audit log must not depend on who waits for the answer.
         tokio::spawn(work).await.unwrap_or_else(|died| {
             tracing::error!(%died, "a request died");
-            errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+            (errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), Held::default())
         })
     }
 
@@ -127,16 +136,17 @@ impl Service {
         matches!(credentials, Credentials::Basic(user, secret) if self.access.must_check(user, secret.as_str()))
     }
 
-    async fn answer_and_note(self, head: Head, body: Body) -> Answer {
+    async fn answer_and_note(self, head: Head, body: Body) -> (Answer, Held) {
         let begun = Instant::now();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let request_id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let audit = self.audit.clone();
         let span = self.trace(&head);
         let work = AssertUnwindSafe(self.dispatch(head, body)).catch_unwind();
-        let Answered { answer, mut event } = work.await.unwrap_or_else(|_| {
+        let Answered { answer, mut event, held } = work.await.unwrap_or_else(|_| {
             tracing::error!("a request died");
-            Answered { answer: errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), event: Event::default() }
+            let answer = errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
+            Answered { answer, event: Event::default(), held: Held::default() }
         });
         let answer = if method == Method::HEAD { without_body(answer) } else { answer };
         let status = answer.status().as_u16();
@@ -156,7 +166,7 @@ impl Service {
             None => answer,
         };
         audit.record(event).await;
-        answer
+        (answer, held)
     }
 
     /// The span of a request: part of the gateway's, if the peer is one whose word counts.
@@ -168,11 +178,14 @@ impl Service {
     }
 
     async fn dispatch(self, head: Head, body: Body) -> Answered {
-        let mut event = Event::default();
+        let (mut event, mut held) = (Event::default(), Held::default());
         // A body that announced itself with Expect is sent only if we read it: being refused, we don't.
         let drains = !head.headers.contains_key(EXPECT);
         let (body, rest) = body::lend(body);
-        let answer = match self.prepare(head, &mut event).await {
+        let prepared = self.prepare(head, &mut event, &mut held).await;
+        let body = if held.is_small { body::hasten(body, held.body.take()) } else { body };
+        let mut may_linger = drains;
+        let answer = match prepared {
             Ok(Prepared::Docker(call, route)) => match &route {
                 Route::V1(route) => v1::handle(&call, route, body).await.unwrap_or_else(|error| errors::of_v1(&error)),
                 Route::V2(route) => {
@@ -189,14 +202,15 @@ impl Service {
             Ok(Prepared::Rest(call)) => rest::handle(&call, body).await,
             Err(refused) => {
                 drop(body);
-                if drains { *refused } else { refused.with(CONNECTION, "close") }
+                may_linger &= self.places.may_linger(&mut held);
+                if may_linger { *refused } else { refused.with(CONNECTION, "close") }
             }
         };
         // Whoever still sends when the connection closes finds it reset, and never reads the answer.
-        if drains {
+        if may_linger {
             rest.drain().await;
         }
-        Answered { answer, event }
+        Answered { answer, event, held }
     }
 
     async fn serve_token(&self, request: TokenRequest, body: Body, event: &mut Event) -> Answer {

@@ -4,6 +4,7 @@
 //! is not read again by the next one. What can't be imported is said and does not keep the rest from being imported.
 
 mod archive;
+mod beneath;
 mod chain;
 mod docker;
 mod feed;
@@ -11,6 +12,9 @@ mod names;
 mod oci;
 mod python;
 mod tar;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use tar::fuzzing;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

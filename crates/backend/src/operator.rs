@@ -344,7 +344,8 @@ fn line_of(entry: &Value) -> String {
 async fn ask_running(stream: UnixStream, order: &Order, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::builder().method(&order.method).uri(&order.path).header("host", "localhost").body(Full::new(body))?;
+    let request = Request::builder().method(&order.method).uri(&order.path).header("host", "localhost");
+    let request = request.header("content-type", "application/json").body(Full::new(body))?;
     let answer = sender.send_request(request).await.context("the running backend does not answer")?;
     let status = answer.status();
     let bytes = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;

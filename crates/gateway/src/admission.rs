@@ -6,15 +6,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use berth_names::Origin;
-use http::HeaderValue;
-use http::header::{HOST, UPGRADE};
+use berth_names::{Content, Origin, Work};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue};
 use pingora::proxy::Session;
 
 use crate::bindings::Binding;
 use crate::connection::Connection;
 use crate::forwarded::Forwarded;
-use crate::limits::{Exceeded, Limits};
+use crate::limits::{Exceeded, Limits, SMALL_BODY_MAX};
 use crate::own::Own;
 use crate::proxy::{Gateway, Request};
 use crate::refusal::Refusal;
@@ -51,7 +51,12 @@ impl Gateway {
         }
         let unknown = listener.bindings.for_handshake(None);
         set_limits(session, &unknown.map_or_else(Limits::default, |binding| binding.limits.clone()));
+        // Pingora's copy of the head says more precisely what is wrong, but the bytes as they came decide.
+        let is_understood = connection.understands_next();
         let target = head::check(&raw_head)?.target;
+        if !is_understood {
+            return Err(Refusal::Malformed);
+        }
         let head = session.req_header_mut();
         if !is_trusted {
             traces::drop_claims(head);
@@ -92,13 +97,27 @@ impl Gateway {
         set_limits(session, &binding.limits);
         match action? {
             Action::Report(origin) => Ok(Answer::Probe { target: target.into(), origin }),
-            Action::Pass(upstream) if binding.access.read_only && !method.is_safe() && !upstream.is_login() => Err(Refusal::ReadOnly),
-            Action::Pass(upstream) => Ok(Answer::Pass(upstream)),
+            Action::Pass(upstream) if binding.access.read_only && !upstream.only_reads(&method) => Err(Refusal::ReadOnly),
+            Action::Pass(upstream) => {
+                let path = upstream.target.split('?').next().unwrap_or_default();
+                request.work = Work::of(method.as_str(), path);
+                if request.work.content == Content::Small && announces_body(&session.req_header().headers) {
+                    request.small_body = Some(self.live.meter.body(client).map_err(|_| Refusal::TooMany)?);
+                    request.pace.begin();
+                    session.set_read_timeout(Some(SMALL_BODY_MAX.min(binding.limits.body_idle_timeout)));
+                }
+                Ok(Answer::Pass(upstream))
+            }
             Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
             Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
             Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),
         }
     }
+}
+
+/// Whether a body follows.
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// Whether the binding is for this client.

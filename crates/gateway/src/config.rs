@@ -6,6 +6,7 @@
 mod acme;
 mod binding;
 mod limits;
+mod places;
 mod problem;
 mod site;
 mod table;
@@ -23,6 +24,7 @@ use toml::Spanned;
 
 use crate::access;
 use crate::bindings::Listener;
+use crate::limits::Places;
 use crate::upstream::Server;
 use crate::watch::Stamp;
 
@@ -33,6 +35,10 @@ use table::{AccessLogTable, Address, File};
 
 /// How long requests that are under way may go on after a signal to stop, unless the file says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
+
+/// How long the backend may take for the first byte of an answer that needs no long work, unless the file says otherwise.
+/// Such answers take milliseconds; the rest is for a disk that is busy with others.
+pub const FIRST_BYTE_DEFAULT: Duration = Duration::from_secs(60);
 
 /// Longest `drain_timeout_s`: a day.
 const DRAIN_MAX_S: u64 = 24 * 60 * 60;
@@ -46,6 +52,10 @@ pub struct Config {
     pub drain: Duration,
     /// The backends: at least one, and all different.
     pub servers: Vec<Server>,
+    /// How long they may take for the first byte of an answer that needs no long work.
+    pub first_byte: Duration,
+    /// What clients may hold of the whole gateway.
+    pub places: Places,
     /// How requests are written down.
     pub access_log: access::Settings,
     /// Where metrics and health are served.
@@ -109,7 +119,10 @@ impl Config {
         let bindings = file.bindings.len();
         let mut files = Files::new(directory);
         let drain = drain(file.drain_timeout_s.as_ref(), &mut problems);
+        let said = file.upstream.get_ref().first_byte_timeout_s.as_ref();
+        let first_byte = limits::wait("first_byte_timeout_s", said, FIRST_BYTE_DEFAULT, &mut problems);
         let servers = upstream::read(file.upstream, &mut files, &mut problems);
+        let places = places::read(&file.places, &mut problems);
         let defaults = limits::read(&file.limits, &Default::default(), &mut problems);
         let mut acme = file.acme.map(|table| acme::read(table, directory, &mut problems));
         let mut reader = binding::Reader::new(&mut files, &mut problems, &file.trusted_proxies, defaults, acme.as_mut());
@@ -121,6 +134,8 @@ impl Config {
                 trusted_proxies: file.trusted_proxies,
                 drain,
                 servers,
+                first_byte,
+                places,
                 access_log,
                 metrics,
                 traces: file.traces,

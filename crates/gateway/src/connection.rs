@@ -7,10 +7,11 @@ use std::future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use berth_names::Scheme;
+use berth_places::Place;
 use http::HeaderValue;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::protocols::Stream;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use crate::framing::Understood;
 use crate::handshake;
 use crate::limits::{Admission, Limits};
 use crate::live::Live;
@@ -47,14 +49,27 @@ pub struct Connection {
     pub(crate) tls: Option<(&'static str, &'static str)>,
     pub(crate) limits: Limits,
     pub(crate) has_head: AtomicBool,
+    /// Which of its requests have a head that was understood as it came.
+    pub(crate) understood: Understood,
+    /// How many requests have asked to be admitted.
+    pub(crate) requests: AtomicU64,
+    /// Idle while its client is waited for, and then it may have to give way to another.
+    pub(crate) place: Arc<Place>,
     /// Counted as open while this is held.
     pub(crate) _admission: Admission,
 }
 
 impl Connection {
+    /// Counts a request. Whether its head was understood as it came.
+    pub(crate) fn understands_next(&self) -> bool {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        self.understood.has(request)
+    }
+
     /// The head of a request has arrived: it is no longer the client who is waited for.
     pub(crate) fn head_arrived(&self) {
         self.has_head.store(true, Ordering::Relaxed);
+        self.place.busy();
     }
 
     /// Resolves when the address closes and no request is under way. Pingora itself ends idle connections only with the
@@ -77,7 +92,8 @@ impl Connection {
 
 /// Serves a connection until its end. When its address closes it ends with the request that is under way, or at once if
 /// there is none.
-pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, live: &Live, proxy: &Arc<HttpProxy<Gateway>>) {
+pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, place: Place, live: &Live, proxy: &Arc<HttpProxy<Gateway>>) {
+    let place = Arc::new(place);
     let _open = slot.metrics().opened();
     // An IPv4 client is the same client on an IPv6 socket.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -86,7 +102,8 @@ pub(crate) async fn serve(tcp: TcpStream, peer: SocketAddr, slot: Arc<Slot>, liv
     let limit = listener.bindings.for_handshake(None).map_or_else(Limits::default, |binding| binding.limits.clone()).handshake_timeout;
     let established = tokio::select! {
         // Apart, for it is large and soon over, while the connection lasts.
-        established = timeout(limit, Box::pin(handshake::establish(tcp, peer, &slot, &listener, live))) => established,
+        established = timeout(limit, Box::pin(handshake::establish(tcp, peer, &slot, &place, &listener, live))) => established,
+        () = place.must_give_way() => return,
         _ = closing.wait_for(|closing| *closing) => return,
     };
     match established {
@@ -111,6 +128,7 @@ async fn serve_requests(mut stream: Stream, connection: &Arc<Connection>, proxy:
     let mut settings: Option<HttpPersistentSettings> = None;
     loop {
         connection.has_head.store(false, Ordering::Relaxed);
+        connection.place.idle();
         let mut overdue = pin!(connection.head_is_overdue(limit));
         let mut end = pin!(connection.is_idle_at_the_end(closing.clone()));
         // Most connections wait for most of the time, and Pingora's session need not wait with them: it is large.
@@ -118,6 +136,7 @@ async fn serve_requests(mut stream: Stream, connection: &Arc<Connection>, proxy:
             biased;
             ready = wait_for_client(stream) => ready,
             () = &mut overdue => None,
+            () = connection.place.must_give_way() => None,
             () = &mut end => None,
         };
         let Some(ready) = ready else { return };
@@ -133,6 +152,8 @@ async fn serve_requests(mut stream: Stream, connection: &Arc<Connection>, proxy:
             reused = proxy.process_new_http(session, closing) => reused,
             () = overdue => None,
             () = end => None,
+            // A head that comes too slowly is as good as none.
+            () = connection.place.must_give_way() => None,
         };
         let Some(reused) = reused.map(ReusedHttpStream::consume) else { return };
         (stream, settings) = reused;

@@ -191,5 +191,7 @@ fn kind(path: &Path) -> Result<bool, ImportError> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

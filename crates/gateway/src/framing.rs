@@ -6,13 +6,16 @@
 //!
 //! What must stay true:
 //! - What passes can be taken apart in one way only, by RFC 9112.
-//! - A head that is not understood here is refused later ([`head::check`] is the same function) and its connection closed, so
-//!   that nothing after it matters.
+//! - A head that is not understood here is not admitted, whatever Pingora makes of it, and its connection is closed, so that
+//!   nothing after it matters. Pingora's own copy of a head can't tell: it mends request lines before it reads them. So the
+//!   heads that were understood are counted here, and requests where they are admitted ([`Understood`]).
 //! - Bytes are looked at, not copied, unless a line arrives in pieces.
 
 use std::borrow::Cow;
 use std::io;
 use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderName, HeaderValue};
 use memchr::memmem;
@@ -37,10 +40,24 @@ impl From<Doubtful> for io::Error {
     }
 }
 
+/// How many heads of a connection were understood, for those who see only what Pingora made of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Understood(Arc<AtomicU64>);
+
+impl Understood {
+    /// Whether the head of the connection's request of this number, the first being 1, was understood as it came.
+    ///
+    /// Heads are followed in the order in which they are read, and at the latest when the last byte of a head is handed on.
+    pub(crate) fn has(&self, request: u64) -> bool {
+        request <= self.0.load(Ordering::Acquire)
+    }
+}
+
 /// How far the requests of a connection have come.
 #[derive(Debug, Default)]
 pub(crate) struct Framing {
     part: Part,
+    understood: Understood,
     /// The beginning of a head or line whose rest has not come.
     partial: Vec<u8>,
 }
@@ -68,6 +85,11 @@ enum Part {
 }
 
 impl Framing {
+    /// What its heads are counted in.
+    pub(crate) fn understood(&self) -> Understood {
+        self.understood.clone()
+    }
+
     /// Follows what a client sends, in order and in pieces of any size. Gives back how many bytes of the piece come before
     /// the line that is in doubt; there is none if that is all of them.
     pub(crate) fn follow(&mut self, piece: &[u8]) -> usize {
@@ -94,7 +116,7 @@ impl Framing {
     fn step(&mut self, bytes: &mut &[u8]) -> Result<(), Doubtful> {
         self.part = match self.part {
             Part::Head => match until(&mut self.partial, bytes, b"\r\n\r\n", HEAD_BYTES_MAX) {
-                Ok(Some(head)) => after_head(&head),
+                Ok(Some(head)) => self.after_head(&head),
                 Ok(None) => Part::Head,
                 Err(Doubtful) => Part::Anything,
             },
@@ -134,16 +156,15 @@ impl Framing {
         };
         Ok(())
     }
-}
 
-fn after_head(head: &[u8]) -> Part {
-    match head::check(head) {
-        Err(_) => Part::Anything,
-        Ok(head) => match head.body {
+    fn after_head(&self, head: &[u8]) -> Part {
+        let Ok(head) = head::check(head) else { return Part::Anything };
+        self.understood.0.fetch_add(1, Ordering::Release);
+        match head.body {
             Body::Length(0) => Part::Head,
             Body::Length(length) => Part::Body(length),
             Body::Chunked => Part::ChunkSize,
-        },
+        }
     }
 }
 
@@ -211,6 +232,9 @@ fn is_field(line: &[u8]) -> bool {
     let Some(colon) = memchr::memchr(b':', line) else { return false };
     HeaderName::from_bytes(&line[..colon]).is_ok() && HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).is_ok()
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 
 #[cfg(test)]
 mod tests {
@@ -304,6 +328,23 @@ mod tests {
             assert_eq!(follow(head.as_bytes()), Ok(Part::Anything), "{head:?}");
         }
         assert_eq!(follow(&[b'a'; HEAD_BYTES_MAX + 1]), Ok(Part::Anything));
+    }
+
+    #[test]
+    fn only_heads_that_were_understood_as_they_came_count() {
+        for (bytes, count) in [
+            (String::new(), 0),
+            (PLAIN[..PLAIN.len() - 1].to_owned(), 0),
+            (PLAIN.to_owned(), 1),
+            (format!("{PLAIN}{SIZED}{CHUNKED}{PLAIN}"), 4),
+            (format!("{PLAIN}GET /v2/?a b HTTP/1.1\r\nHost: a\r\n\r\n{PLAIN}"), 1),
+            (format!("GET /v2/?a\tb HTTP/1.1\r\nHost: a\r\n\r\n{PLAIN}"), 0),
+        ] {
+            let mut framing = Framing::default();
+            let understood = framing.understood();
+            framing.follow(bytes.as_bytes());
+            assert!((1..=count).all(|request| understood.has(request)) && !understood.has(count + 1), "{bytes:?}");
+        }
     }
 
     proptest! {

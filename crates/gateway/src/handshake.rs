@@ -8,11 +8,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use berth_names::Scheme;
+use berth_places::Place;
 use http::HeaderValue;
 use pingora::protocols::Stream;
 use rustls::ServerConfig;
@@ -25,6 +26,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::bindings::{Binding, Listener};
 use crate::connection::Connection;
+use crate::framing::Understood;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::HandshakeFailure;
@@ -60,6 +62,7 @@ pub(crate) async fn establish(
     tcp: TcpStream,
     peer: SocketAddr,
     slot: &Arc<Slot>,
+    place: &Arc<Place>,
     listener: &Listener,
     live: &Live,
 ) -> anyhow::Result<Option<(Stream, Connection)>> {
@@ -70,7 +73,7 @@ pub(crate) async fn establish(
         Scheme::Https => ClientStream::below_tls(tcp, write_idle),
         Scheme::Http => ClientStream::plain(tcp, write_idle),
     };
-    let mut client = Client { slot, live, peer: peer.ip(), peer_port: peer.port(), port: slot.port() };
+    let mut client = Client { slot, place, live, peer: peer.ip(), peer_port: peer.port(), port: slot.port() };
     if listener.proxy_protocol {
         if !live.trusts(client.peer) {
             slot.metrics().handshake_failed(HandshakeFailure::ProxyProtocol);
@@ -81,12 +84,19 @@ pub(crate) async fn establish(
             (client.peer_port, client.port) = (addresses.source.port(), addresses.destination.port());
         }
     }
-    let _waiting = live.meter.waiting(listener, client.peer).map_err(|_| client.has_too_many())?;
+    let holder = live.holder(client.peer);
+    place.belongs_to(holder).map_err(|_| client.has_too_many())?;
+    let _waiting = match holder.is_trusted {
+        true => None,
+        false => Some(live.meter.waiting(listener, client.peer).map_err(|_| client.has_too_many())?),
+    };
     let Some(first) = stream.first_byte().await? else { bail!("closed before its first byte") };
     match (listener.scheme, first == TLS_HANDSHAKE) {
         (Scheme::Http, false) => {
             let binding = unknown.ok_or_else(|| anyhow!("nothing is bound"))?;
-            Ok(Some((Box::new(PlainStream::new(stream)), client.connection(binding)?)))
+            let stream = PlainStream::new(stream);
+            let connection = Connection { understood: stream.understood(), ..client.connection(binding)? };
+            Ok(Some((Box::new(stream), connection)))
         }
         (Scheme::Https, true) => {
             let start = hello(stream).await?;
@@ -109,7 +119,7 @@ pub(crate) async fn establish(
             let mut stream = finish(start, Arc::clone(tls.config())).await?;
             stream.get_mut().0.set_write_idle(binding.limits.body_idle_timeout);
             let stream = EncryptedStream::new(stream);
-            connection.tls = stream.parameters();
+            (connection.tls, connection.understood) = (stream.parameters(), stream.understood());
             Ok(Some((Box::new(stream), connection)))
         }
         (Scheme::Https, false) => {
@@ -128,6 +138,7 @@ pub(crate) async fn establish(
 /// Who connects, as far as it is known.
 struct Client<'a> {
     slot: &'a Arc<Slot>,
+    place: &'a Arc<Place>,
     live: &'a Live,
     peer: IpAddr,
     peer_port: u16,
@@ -137,7 +148,8 @@ struct Client<'a> {
 impl Client<'_> {
     /// Its connection for a binding, if it may have one more.
     fn connection(&self, binding: &Binding) -> anyhow::Result<Connection> {
-        let admission = self.live.meter.connection(binding, self.peer).map_err(|_| self.has_too_many())?;
+        let counted = Some(self.peer).filter(|peer| !self.live.trusts(*peer));
+        let admission = self.live.meter.connection(binding, counted).map_err(|_| self.has_too_many())?;
         Ok(Connection {
             slot: Arc::clone(self.slot),
             peer: self.peer,
@@ -148,6 +160,9 @@ impl Client<'_> {
             tls: None,
             limits: binding.limits.clone(),
             has_head: AtomicBool::new(false),
+            understood: Understood::default(),
+            requests: AtomicU64::new(0),
+            place: Arc::clone(self.place),
             _admission: admission,
         })
     }

@@ -43,6 +43,10 @@ pub fn check(head: &[u8]) -> Result<Head<'_>, Refusal> {
     let (mut length, mut is_chunked) = (None, false);
     let mut lines = head.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r\n").ok_or(Refusal::Malformed));
     let target = lines.next().transpose()?.and_then(request_target).ok_or(Refusal::Malformed)?;
+    // Pingora escapes what is no part of a target and goes on, another server may end the target there.
+    if target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
+        return Err(Refusal::Malformed);
+    }
     for line in lines {
         let line = line?;
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
@@ -95,6 +99,14 @@ mod tests {
         assert_eq!(head, Head { target: b"/v2/a?b=c#d", body: Body::Length(0) });
         for bad in ["", "\r\n", "\r\nGET / HTTP/1.1\r\n", "GET /\r\n", "GET / a HTTP/1.1\r\n", "GET  / HTTP/1.1\r\n"] {
             assert_eq!(check(bad.as_bytes()), Err(Refusal::Malformed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_neither_blanks_nor_control_characters() {
+        for byte in (0..=b' ').chain([0x7f]) {
+            let head = [b"GET /v2/?a", &[byte][..], b"b HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            assert_eq!(check(&head), Err(Refusal::Malformed), "{byte:#04x}");
         }
     }
 

@@ -46,3 +46,6 @@ pub mod convert;
 pub mod doctor;
 pub mod overview;
 pub mod trust;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

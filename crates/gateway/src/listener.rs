@@ -4,7 +4,8 @@
 //! - A change is made as a whole or not at all: every new socket is bound before the first connection is accepted on any
 //!   of them, and before anything old is closed (unless the old one is in the new one's way).
 //! - An accept loop never waits for a client, and an error in it never ends it.
-//! - Every open connection holds one permit, so the number of connections has a bound and a drain can wait for them.
+//! - Every open connection holds one place, so the number of connections has a bound and a drain can wait for them. With
+//!   every place taken, who holds one without using it gives way.
 //!
 //! Pingora's own listening service can't add a listener while it runs, reports no bind error and has a fixed handshake
 //! timeout.
@@ -20,9 +21,8 @@ use anyhow::Context as _;
 use pingora::proxy::HttpProxy;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::bindings::Listener;
@@ -32,14 +32,13 @@ use crate::proxy::Gateway;
 use crate::slot::Slot;
 use crate::workers::Workers;
 
-/// Most open client connections. Each needs two descriptors (one to the backend) and about 0.4 MB while it moves data.
-const CONNECTIONS_MAX: u32 = 16_384;
-
 /// Connections that the kernel completes while the accept loop is busy.
 const BACKLOG: i32 = 4096;
 
-/// How long to wait after an accept failed for want of descriptors or memory: at once it would fail again.
+/// How long to wait after an accept failed for want of descriptors or memory: at once it would fail again. If idle
+/// connections were told to end, there are some in a moment.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 
 /// Sockets that listen already, by their address: those of a predecessor.
 pub type Inherited = HashMap<SocketAddr, StdListener>;
@@ -66,40 +65,13 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// The open client connections: a bound on their number, and a way to wait for their end.
-#[derive(Clone, Debug)]
-pub struct Connections(Arc<Semaphore>);
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)))
-    }
-}
-
-impl Connections {
-    /// Waits until every connection has ended, `limit` at most; gives back how many had not. Accept loops must have ended.
-    pub async fn drain(&self, limit: Duration) -> usize {
-        match timeout(limit, self.0.acquire_many(CONNECTIONS_MAX)).await {
-            Ok(_) => 0,
-            Err(_) => self.open(),
-        }
-    }
-
-    /// How many there are.
-    pub fn open(&self) -> usize {
-        CONNECTIONS_MAX as usize - self.0.available_permits()
-    }
-}
-
 /// What every accept loop shares.
 #[derive(Clone)]
 pub struct Accepting {
     /// What serves the requests.
     pub proxy: Arc<HttpProxy<Gateway>>,
-    /// What they look up.
+    /// What they look up, and where connections are counted.
     pub live: Arc<Live>,
-    /// Where connections are counted.
-    pub connections: Connections,
     /// Who serves them.
     pub workers: Workers,
 }
@@ -262,25 +234,29 @@ pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<StdListener> {
 }
 
 async fn accept(socket: Arc<TcpListener>, slot: Arc<Slot>, accepting: Accepting) {
-    // The permit comes first: clients beyond the bound wait in the kernel's queue instead of being turned away.
-    while let Ok(permit) = Arc::clone(&accepting.connections.0).acquire_owned().await {
+    let live = &accepting.live;
+    loop {
         match socket.accept().await {
             Ok((tcp, client)) => {
+                // While every place is in use this waits, and those who come after in the kernel's queue.
+                let Ok(place) = live.connections.take(live.holder(client.ip())).await else {
+                    live.observe.metrics.limit("connections").increment();
+                    continue;
+                };
                 let (slot, accepting) = (Arc::clone(&slot), accepting.clone());
                 let worker = accepting.workers.next().clone();
                 worker.spawn(async move {
                     match move_here(tcp) {
-                        Ok(tcp) => connection::serve(tcp, client, slot, &accepting.live, &accepting.proxy).await,
+                        Ok(tcp) => connection::serve(tcp, client, slot, place, &accepting.live, &accepting.proxy).await,
                         Err(error) => warn!(client.address = %client, %error, "cannot serve a connection"),
                     }
-                    drop(permit);
                 });
             }
             // The client has gone already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 warn!(listen.port = slot.port(), %error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
+                sleep(if live.connections.make_room() > 0 { ROOM_PAUSE } else { ACCEPT_PAUSE }).await;
             }
         }
     }

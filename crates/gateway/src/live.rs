@@ -3,19 +3,21 @@
 use std::net::IpAddr;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use berth_names::Network;
+use berth_names::{Answer, Network};
+use berth_places::{Connections, Holder};
+use tracing::info;
 
 use crate::acme::Acme;
 use crate::config::Config;
-use crate::limits::Meter;
+use crate::limits::{Meter, Places};
 use crate::metrics::{CertificateExpiry, UpstreamState};
 use crate::observe::{self, Observe};
 use crate::overview;
-use crate::upstream::{Pool, ServerState};
+use crate::upstream::{self, Pool, ServerState};
 
 /// The parts of the running configuration that belong to no listener.
 #[derive(Debug)]
@@ -31,6 +33,12 @@ pub struct Live {
     registries: ArcSwap<Vec<String>>,
     /// Counts go on over reloads.
     pub meter: Meter,
+    /// The open client connections.
+    pub connections: Arc<Connections>,
+    /// How long a backend may take for the first byte of an answer that needs no long work, in seconds.
+    first_byte_s: AtomicU64,
+    /// Open files that the process may have.
+    open_files: Option<u64>,
 }
 
 impl Live {
@@ -43,6 +51,8 @@ impl Live {
         if let (Some(acme), Some(wanted)) = (&acme, &config.acme) {
             acme.set_names(wanted.names.clone());
         }
+        let open_files = berth_places::raise_open_files();
+        let places = places(config, open_files);
         Ok(Self {
             trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
             pool: ArcSwap::from_pointee(Pool::new(&config.servers)?),
@@ -51,7 +61,10 @@ impl Live {
             acme: ArcSwapOption::new(acme),
             answers_probes: AtomicBool::new(config.answers_probes),
             registries: ArcSwap::from_pointee(overview::registries(&config.listeners)),
-            meter: Meter::default(),
+            meter: Meter::new(&places),
+            connections: Connections::new(places.bounds()),
+            first_byte_s: AtomicU64::new(config.first_byte.as_secs()),
+            open_files,
         })
     }
 
@@ -72,6 +85,10 @@ impl Live {
     pub fn adopt(&self, next: Next<'_>) {
         let Next { config, pool, acme, observe } = next;
         self.observe.adopt(observe);
+        let places = places(config, self.open_files);
+        self.meter.set_places(&places);
+        self.connections.set_bounds(places.bounds());
+        self.first_byte_s.store(config.first_byte.as_secs(), Ordering::Relaxed);
         self.certificates.store(overview::certificates(&config.listeners).into());
         if let (Some(acme), Some(wanted)) = (&acme, &config.acme) {
             acme.set_names(wanted.names.clone());
@@ -81,6 +98,19 @@ impl Live {
         self.pool.store(pool.into());
         self.trusted_proxies.store(config.trusted_proxies.clone().into());
         self.registries.store(overview::registries(&config.listeners).into());
+    }
+
+    /// How long a backend may be silent while it is waited for an answer.
+    pub(crate) fn silence(&self, answer: Answer) -> Duration {
+        match answer {
+            Answer::Soon => Duration::from_secs(self.first_byte_s.load(Ordering::Relaxed)),
+            Answer::Late => upstream::SILENCE_MAX,
+        }
+    }
+
+    /// Whom a connection from this address is counted for.
+    pub fn holder(&self, address: IpAddr) -> Holder {
+        Holder { client: address.into(), is_trusted: self.trusts(address) }
     }
 
     /// The backends that requests go to now.
@@ -145,6 +175,16 @@ pub struct Next<'c> {
     pool: Pool,
     acme: Option<Arc<Acme>>,
     observe: observe::Next,
+}
+
+/// The places that the configuration names, as far as the process may have so many open files.
+fn places(config: &Config, open_files: Option<u64>) -> Places {
+    let places = config.places.within(open_files);
+    if places.connections < config.places.connections {
+        let (wanted, connections) = (config.places.connections, places.connections);
+        info!(wanted, connections, open_files, "fewer connections than there could be: the limit of open files (ulimit -n) is lower");
+    }
+    places
 }
 
 /// What gets this configuration's certificates by ACME: what has done so far, if it is asked for the same.

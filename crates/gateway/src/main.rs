@@ -134,6 +134,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(path: &Path) -> anyhow::Result<()> {
+    // Keys and state are made for the owner alone, and say so themselves; whatever else is made is at least for nobody else.
+    rustix::process::umask(rustix::fs::Mode::RWXO | rustix::fs::Mode::WGRP);
     let predecessor = Predecessor::find()?;
     let config = Config::load(path)?;
     raise_descriptor_limit();
@@ -178,6 +180,10 @@ fn export(kind: Other, config: &Path) -> anyhow::Result<()> {
 fn check(config: &Path) -> anyhow::Result<()> {
     let config = Config::load(config)?;
     say(&format!("configuration ok: {} binding{}", config.bindings, if config.bindings == 1 { "" } else { "s" }));
+    if !config.trusted_proxies.is_empty() {
+        let believed: Vec<_> = config.trusted_proxies.iter().map(ToString::to_string).collect();
+        say(&format!("believed about clients: {}", believed.join(", ")));
+    }
     // To standard error: whoever only looks whether it is ok is not disturbed.
     for warning in overview::warnings(&config.listeners, SystemTime::now()) {
         eprintln!("berth-gateway: warning: {warning}");

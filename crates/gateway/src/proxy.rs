@@ -3,7 +3,7 @@
 //! What must stay true:
 //! - Nothing reaches the backend that [`head::check`] and [`rewrite`] have not let pass.
 //! - Forwarding headers tell what the gateway saw, never what a client claimed.
-//! - Bodies are streamed and unbounded. A transfer may take days, but not stand still.
+//! - Bodies are streamed and unbounded. A transfer may take days, but not stand still; what is a few kilobytes comes soon.
 //! - A request is logged and counted once, at its end, in the module `observe`.
 
 use std::any::Any;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use berth_names::Origin;
+use berth_names::{Origin, Work};
+use berth_places::Share;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
@@ -30,7 +31,7 @@ use crate::admission::Answer;
 use crate::bindings::{Binding, Bound};
 use crate::connection::{Connection, scheme_header};
 use crate::forwarded::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
-use crate::limits::{Admission, SLOW_START};
+use crate::limits::{Admission, SLOW_START, SMALL_BODY_BYTES_PER_SECOND_MIN, SMALL_BODY_MAX};
 use crate::live::Live;
 use crate::observe::Observed;
 use crate::probe::{Facts, Probes};
@@ -38,7 +39,7 @@ use crate::refusal::{Api, Refusal};
 use crate::request_id::{self, X_REQUEST_ID};
 use crate::rewrite;
 use crate::traces::Spans;
-use crate::upstream::{Attempts, Broken};
+use crate::upstream::{self, Attempts, Broken};
 
 /// After an answer that did not wait for the request's body: how much of the body is still read, and for how long.
 /// A client that only writes sees the answer then; closing at once would reset the connection, and it would see nothing.
@@ -90,8 +91,12 @@ pub struct Request {
     pub(crate) attempts: Attempts,
     /// Present if it is traced.
     pub(crate) spans: Option<Box<Spans>>,
+    /// What it asks for, as work.
+    pub(crate) work: Work,
     /// How much of its body has come.
-    pace: Pace,
+    pub(crate) pace: Pace,
+    /// Held while a small body is on its way.
+    pub(crate) small_body: Option<Share>,
     /// Counted as under way while this is held.
     pub(crate) admission: Admission,
 }
@@ -108,7 +113,9 @@ impl Request {
             observed: Observed::default(),
             attempts: Attempts::default(),
             spans: None,
+            work: Work::QUICK,
             pace: Pace::default(),
+            small_body: None,
             admission: Admission::default(),
         }
     }
@@ -158,20 +165,33 @@ impl ProxyHttp for Gateway {
     }
 
     /// Called before each piece of a body is sent, and at its end, also that of an empty one.
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, _: bool, request: &mut Request) -> pingora::Result<()> {
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_end: bool,
+        request: &mut Request,
+    ) -> pingora::Result<()> {
         request.attempts.begun();
-        let least = request.binding.as_ref().and_then(|binding| binding.limits.min_body_bytes_per_second);
-        match least {
-            Some(least) if request.pace.is_below(least, body.as_ref().map_or(0, Bytes::len)) => {
-                request.observed.refused(Refusal::BodyTooSlow);
-                Error::e_explain(ErrorType::ReadTimedout, "the body comes too slowly").map_err(|error: Box<Error>| error.into_down())
-            }
-            _ => Ok(()),
+        request.pace.count(body.as_ref().map_or(0, Bytes::len));
+        if is_end {
+            request.small_body = None;
         }
+        let limits = request.binding.as_ref().map(|binding| &binding.limits);
+        let is_too_slow = limits.and_then(|limits| limits.min_body_bytes_per_second).is_some_and(|least| request.pace.is_below(least));
+        let left = if request.small_body.is_some() { Some(request.pace.left_for_small()) } else { None };
+        if is_too_slow || left == Some(Duration::ZERO) {
+            request.observed.refused(Refusal::BodyTooSlow);
+            return Error::e_explain(ErrorType::ReadTimedout, "the body comes too slowly").map_err(|error: Box<Error>| error.into_down());
+        }
+        if let (Some(left), Some(limits)) = (left, limits) {
+            session.set_read_timeout(Some(left.min(limits.body_idle_timeout)));
+        }
+        Ok(())
     }
 
     async fn upstream_peer(&self, _: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        let peer = request.attempts.next(&self.live.pool());
+        let peer = request.attempts.next(&self.live.pool(), self.live.silence(request.work.answer));
         if let Some(address) = request.attempts.address() {
             request.observed.sent(address.to_string().into());
             if let Some(spans) = request.spans.as_mut().filter(|_| peer.is_ok()) {
@@ -210,9 +230,13 @@ impl ProxyHttp for Gateway {
         head.insert_header(X_REQUEST_ID, request.id.clone())
     }
 
-    async fn response_filter(&self, _: &mut Session, head: &mut ResponseHeader, request: &mut Request) -> pingora::Result<()> {
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, request: &mut Request) -> pingora::Result<()> {
         if head.status.is_informational() {
             return Ok(());
+        }
+        // It was refused before it came: what is left of it is only read so that the client sees the answer.
+        if request.small_body.take().is_some() {
+            session.set_read_timeout(Some(LINGER_MAX));
         }
         request.attempts.answered();
         request.observed.backend_answered();
@@ -271,6 +295,8 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
         self.live.observe.finish(session, request);
+        // Nothing is done for it any more.
+        (request.admission, request.small_body) = (Admission::default(), None);
         if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
             linger(session).await;
         }
@@ -296,17 +322,36 @@ impl Gateway {
 
 /// How fast a body comes.
 #[derive(Debug, Default)]
-struct Pace {
+pub(crate) struct Pace {
     began: Option<Instant>,
     bytes: u64,
 }
 
 impl Pace {
-    /// Counts bytes that have come, and judges the average so far.
-    fn is_below(&mut self, least_per_second: u32, bytes: usize) -> bool {
-        let elapsed = self.began.get_or_insert_with(Instant::now).elapsed();
+    /// A body is waited for from now on.
+    pub(crate) fn begin(&mut self) {
+        self.began = Some(Instant::now());
+    }
+
+    /// Counts bytes that have come.
+    fn count(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+    }
+
+    /// Whether the average so far is too low.
+    fn is_below(&mut self, least_per_second: u32) -> bool {
+        let elapsed = self.elapsed();
         elapsed > SLOW_START && (self.bytes as f64) < f64::from(least_per_second) * elapsed.as_secs_f64()
+    }
+
+    /// How much longer a small body may take, if nothing more comes.
+    pub(crate) fn left_for_small(&mut self) -> Duration {
+        let allowed = SMALL_BODY_MAX + Duration::from_secs_f64(self.bytes as f64 / f64::from(SMALL_BODY_BYTES_PER_SECOND_MIN));
+        allowed.saturating_sub(self.elapsed())
+    }
+
+    fn elapsed(&mut self) -> Duration {
+        self.began.get_or_insert_with(Instant::now).elapsed()
     }
 }
 
@@ -330,6 +375,7 @@ fn refusal(error: &Error) -> Option<Refusal> {
         ) => None,
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Refusal::BodyTimeout),
         (ErrorSource::Downstream, _) => Some(Refusal::Malformed),
+        (ErrorSource::Upstream, ErrorType::Custom(upstream::SILENT)) => Some(Refusal::BackendSilent),
         (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Some(Refusal::BackendTimeout),
         (
             ErrorSource::Upstream,

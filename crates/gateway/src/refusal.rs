@@ -75,6 +75,9 @@ pub enum Refusal {
     /// The backend ended the connection, or its answer was no HTTP.
     #[error("the registry's backend did not answer properly")]
     BackendFailed,
+    /// The backend answers nothing, not even whether it is well.
+    #[error("the registry's backend does not answer at present: try again in a moment")]
+    BackendSilent,
     /// The backend took too long.
     #[error("the registry's backend did not answer in time")]
     BackendTimeout,
@@ -119,7 +122,7 @@ impl Refusal {
             Self::Denied => StatusCode::FORBIDDEN,
             Self::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::BackendSilent => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTimeout | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BackendUnreachable | Self::BackendFailed => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -129,7 +132,7 @@ impl Refusal {
 
     /// How long the client should wait before it tries again, in seconds, if that is worth saying.
     pub const fn retry_after_s(self) -> Option<u32> {
-        if matches!(self, Self::TooMany | Self::Busy) { Some(1) } else { None }
+        if matches!(self, Self::TooMany | Self::Busy | Self::BackendSilent) { Some(1) } else { None }
     }
 
     /// One word for logs and metrics.
@@ -157,6 +160,7 @@ impl Refusal {
             Self::BodyTooSlow => "body_too_slow",
             Self::BackendUnreachable => "backend_unreachable",
             Self::BackendFailed => "backend_failed",
+            Self::BackendSilent => "backend_silent",
             Self::BackendTimeout => "backend_timeout",
             Self::Internal => "internal",
         }
@@ -196,7 +200,7 @@ impl Refusal {
             Self::Denied => "DENIED",
             Self::TooMany => "TOOMANYREQUESTS",
             Self::BodyTimeout | Self::BodyTooSlow => "REQUEST_TIMEOUT",
-            Self::Busy | Self::BackendUnreachable | Self::BackendFailed | Self::BackendTimeout => "UNAVAILABLE",
+            Self::Busy | Self::BackendUnreachable | Self::BackendFailed | Self::BackendSilent | Self::BackendTimeout => "UNAVAILABLE",
             Self::Internal => "UNKNOWN",
         }
     }

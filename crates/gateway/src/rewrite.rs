@@ -10,6 +10,7 @@
 use std::str;
 use std::sync::Arc;
 
+use berth_names::wire::{self, ALL_REPOSITORIES, API_PREFIXES, DOCKER_PREFIX, TREE_PREFIX};
 use berth_names::{Authority, Origin, RepositoryKey, Scheme};
 use http::Method;
 
@@ -71,10 +72,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Whether it only asks who somebody is: a token, or docker's check of a password before V2.
-    pub fn is_login(&self) -> bool {
+    /// Whether it changes nothing, with this method: it reads, or only asks who somebody is. What the backend does not know
+    /// might come to change something.
+    pub fn only_reads(&self, method: &Method) -> bool {
         let path = self.target.split('?').next().unwrap_or_default();
-        path.ends_with("/v2/token") || path.trim_end_matches('/').ends_with("/v1/users")
+        method.is_safe() || wire::effect(method.as_str(), path).is_some_and(|effect| !effect.writes())
     }
 }
 
@@ -167,9 +169,6 @@ fn of_all(api_path: &str, query: &str, origin: Origin) -> Upstream {
     Upstream { repository, target: upstream_target(ALL_REPOSITORIES, api_path, query), origin }
 }
 
-/// What the backend calls all of its repositories where the key of one would stand.
-pub(crate) const ALL_REPOSITORIES: &str = "_all";
-
 fn only_host<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Authority, Refusal> {
     let mut hosts = hosts.into_iter();
     match (hosts.next(), hosts.next()) {
@@ -242,7 +241,7 @@ fn check_query(query: &str) -> Result<(), Refusal> {
 /// Whether the path is one of the backend's own, which a console binding hands on as it is: the REST API, and behind
 /// `/artifactory/` the files of every repository.
 fn is_management(path: &str) -> bool {
-    ["/artifactory/", "/api/"].iter().any(|prefix| path.starts_with(prefix))
+    [TREE_PREFIX, API_PREFIXES[1]].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// The path within a repository, or `None` if it is not one of the registry APIs.
@@ -256,12 +255,9 @@ fn docker_path(path: &str) -> Option<&str> {
 }
 
 fn upstream_target(repository: &str, docker_path: &str, query: &str) -> String {
-    const PREFIX: &str = "/artifactory/api/docker/";
-    let mut target = String::with_capacity(PREFIX.len() + repository.len() + docker_path.len() + query.len());
-    target.push_str(PREFIX);
-    target.push_str(repository);
-    target.push_str(docker_path);
-    target.push_str(query);
+    let parts = [API_PREFIXES[0], DOCKER_PREFIX, repository, docker_path, query];
+    let mut target = String::with_capacity(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| target.push_str(part));
     target
 }
 

@@ -35,7 +35,7 @@ use crate::admin::{self, Admin};
 use crate::bindings::Listener;
 use crate::config::Config;
 use crate::handover::{Predecessor, Program};
-use crate::listener::{self, Accepting, Connections, Inherited, Listeners};
+use crate::listener::{self, Accepting, Inherited, Listeners};
 use crate::live::Live;
 use crate::proxy::Gateway;
 use crate::upstream::Probes;
@@ -101,10 +101,10 @@ impl Bound {
         let mut proxy = HttpProxy::new(Gateway::new(Arc::clone(&live)), Arc::new(server_conf()));
         proxy.handle_init_modules();
         let workers = Workers::start(thread::available_parallelism().map_or(1, NonZero::get)).context("cannot start threads")?;
-        let accepting = Accepting { proxy: Arc::new(proxy), live, workers: workers.clone(), connections: Connections::default() };
+        let accepting = Accepting { proxy: Arc::new(proxy), live, workers: workers.clone() };
         let (phase, _) = watch::channel(Phase::Serving);
         let drain = Drain {
-            connections: accepting.connections.clone(),
+            connections: Arc::clone(&accepting.live.connections),
             phase: phase.clone(),
             limit: Arc::new(Mutex::new(self.config.drain)),
             health: Arc::clone(&health),

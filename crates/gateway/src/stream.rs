@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::buffer::{Buffer, Size};
-use crate::framing::Framing;
+use crate::framing::{Framing, Understood};
 
 /// A buffered TCP connection.
 #[derive(Debug)]
@@ -173,6 +173,11 @@ impl<S> RequestStream<S> {
     /// A connection on which nothing has been read yet.
     pub(crate) fn new(stream: S) -> Self {
         Self { stream, framing: Framing::default() }
+    }
+
+    /// Which of its requests have a head that was understood as it came.
+    pub(crate) fn understood(&self) -> Understood {
+        self.framing.understood()
     }
 }
 

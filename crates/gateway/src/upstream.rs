@@ -3,8 +3,9 @@
 //! What must stay true:
 //! - Any server can take any request. Nothing pins a client or an upload to one: what they share is the store behind them.
 //! - A request that a server may have acted on is sent again only if its method is safe ([`attempts`] says why).
-//! - That a server is down is a guess. With no better one left, one that is thought to be down is tried.
-//! - Choosing takes no lock and, with one server, looks at nothing.
+//! - That a server is down is a guess. With no better one left, one that is thought to be down is tried: it refuses at once
+//!   or takes the request. One that is silent, which takes connections and answers nothing, is not: who asks it waits.
+//! - Choosing takes no lock and, with one server, looks only at whether that is silent.
 //!
 //! Addresses are IP addresses or paths: names would need a resolver that follows their changes, and are left to whoever
 //! writes the configuration.
@@ -23,9 +24,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use attempts::{Attempts, Broken};
+pub(crate) use attempts::{Attempts, Broken, SILENT};
 pub use breaker::BreakerState;
 pub use health::{Probed, ServerState};
+pub(crate) use peer::SILENCE_MAX;
 pub use peer::{Tls, TlsError};
 pub use pool::{Pool, PoolError};
 pub use probe::Probes;

@@ -1,6 +1,7 @@
 //! The vocabulary that both of Berth's services speak.
 //!
 //! Text from the network becomes one of these types once, at the edge; inside, the type is the proof.
+//! What of paths both have to read alike is in [`wire`].
 //! This crate knows no I/O, no async and no HTTP types. Every type parses with [`std::str::FromStr`],
 //! prints what it parsed, and contains no NUL byte (storage joins key fields with NUL).
 
@@ -11,6 +12,8 @@ mod network;
 mod origin;
 mod repository;
 mod tag;
+pub mod wire;
+mod work;
 
 pub use account::{AccountName, InvalidAccountName};
 pub use digest::{Algorithm, Digest, InvalidDigest};
@@ -19,6 +22,7 @@ pub use network::{InvalidNetwork, Network};
 pub use origin::{Authority, InvalidAuthority, Origin, Scheme};
 pub use repository::{ApiVersion, InvalidRepositoryKey, RepositoryKey};
 pub use tag::{InvalidReference, InvalidTag, Reference, Tag};
+pub use work::{Answer, Content, Work};
 
 /// Implements `Display`, `AsRef<str>`, serde and `as_str` for a checked text newtype, so that all of them agree.
 macro_rules! text_type {

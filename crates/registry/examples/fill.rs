@@ -157,7 +157,9 @@ impl Fill {
             let top = (chain + 1) * CHAIN - 1;
             let (image, tag) = (image_of(chain / CHAINS_PER_IMAGE)?, tag_of(top)?);
             let push = Push { existing: ExistingTag::Moves, holder: HOLDER };
-            self.registry.put_v1_tag((&self.v1, &image, &tag), &v1_id(top), "docker/1.5.0", push).await?;
+            let sees = |_: &ImageName| true;
+            let pusher = Viewer { user: Some(HOLDER), sees_all: true, sees: &sees };
+            self.registry.put_v1_tag((&self.v1, &image, &tag), &v1_id(top), "docker/1.5.0", push, pusher).await?;
             Ok(())
         })
         .await
@@ -165,7 +167,7 @@ impl Fill {
 
     async fn v1_image(&self, number: u64) -> Result<(), Failed> {
         let (id, layer) = (v1_id(number), v1_layer(number));
-        let parent = if number % CHAIN == 0 { String::new() } else { format!(r#""parent":"{}","#, v1_id(number - 1)) };
+        let parent = if number.is_multiple_of(CHAIN) { String::new() } else { format!(r#""parent":"{}","#, v1_id(number - 1)) };
         let json = format!(
             r#"{{"id":"{id}",{parent}"created":"2014-11-05T14:14:17Z","docker_version":"1.5.0","architecture":"amd64","os":"linux"}}"#
         );
@@ -173,7 +175,7 @@ impl Fill {
         let pusher = Viewer { user: Some(HOLDER), sees_all: true, sees: &sees };
         let sum = sha256(&[json.as_bytes(), b"\n", &layer].concat());
         self.registry.put_v1_json(&self.v1, &id, json.into(), pusher, HOLDER).await?;
-        self.registry.put_v1_checksum(&self.v1, &id, &[sum.to_string()]).await?;
-        Ok(self.registry.put_v1_layer(&self.v1, &id, body(layer), pusher).await?)
+        self.registry.put_v1_checksum(&self.v1, &id, &[sum.to_string()], pusher.user).await?;
+        Ok(self.registry.put_v1_layer(&self.v1, &id, body(layer), pusher, HOLDER).await?)
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use berth_names::{Digest, ImageName, RepositoryKey};
 use berth_storage::keys::Candidate;
 use berth_storage::records::{Blob, Image, Place, Record};
-use berth_storage::{Batch, BlobStore, BlobStream, get_record, keys};
+use berth_storage::{Batch, BlobStore, BlobStream, DataId, get_record, keys};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use crate::lease::LEASE_MS;
 use crate::receive::Received;
+use crate::verify::Suspects;
 use crate::{Error, Registry, Result, empty_layer};
 
 /// A blob that the caller may read.
@@ -23,7 +24,7 @@ pub struct BlobContent {
 
 enum Source {
     Small(Bytes),
-    Data(Arc<dyn BlobStore>, berth_storage::DataId),
+    Data { blobs: Arc<dyn BlobStore>, data: DataId, digest: Digest, suspects: Arc<Suspects> },
 }
 
 impl BlobContent {
@@ -37,7 +38,12 @@ impl BlobContent {
         match &self.source {
             // A small blob's length fits any usize.
             Source::Small(bytes) => stream::iter([Ok(bytes.slice(range.start as usize..range.end as usize))]).boxed(),
-            Source::Data(blobs, data) => blobs.read(*data, range),
+            Source::Data { blobs, data, digest, suspects } => {
+                if range == (0..self.size) {
+                    suspects.note(*digest, *data, self.size);
+                }
+                blobs.read(*data, range)
+            }
         }
     }
 }
@@ -75,7 +81,11 @@ impl Registry {
     async fn linked_blob(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Blob> {
         let rows = self.store.multi_get(&[keys::link(repository, image, digest), keys::blob(digest)]).await?;
         match rows.as_slice() {
-            [Some(_link), Some(blob)] => Blob::decode(blob).ok_or_else(|| damaged(&keys::blob(digest))),
+            [Some(_link), Some(blob)] => {
+                let blob = Blob::decode(blob).ok_or_else(|| damaged(&keys::blob(digest)))?;
+                // Told that it is there, a client would not push it, and nobody could ever pull it.
+                if self.is_sound(&blob) { Ok(blob) } else { Err(Error::BlobUnknown(*digest)) }
+            }
             _ => Err(Error::BlobUnknown(*digest)),
         }
     }
@@ -85,7 +95,9 @@ impl Registry {
             Place::Small => {
                 Source::Small(self.store.get(&keys::small_blob(digest)).await?.ok_or_else(|| damaged(&keys::small_blob(digest)))?)
             }
-            Place::Data(data) => Source::Data(Arc::clone(&self.blobs), data),
+            Place::Data(data) => {
+                Source::Data { blobs: Arc::clone(&self.blobs), data, digest: *digest, suspects: Arc::clone(&self.suspects) }
+            }
         };
         Ok(BlobContent { size: blob.size, source })
     }
@@ -98,7 +110,7 @@ impl Registry {
         let link = keys::link(repository, image, digest);
         self.commit_with(|| async {
             let linked = self.store.get(&link).await?.ok_or(Error::BlobUnknown(*digest))?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             self.expect_unused(&mut batch, repository, image, digest).await?;
             batch.expect(link.clone(), Some(linked)).delete(link.clone()).delete(keys::linked_from(digest, repository, image));
             batch.delete(keys::lease(repository, image, digest));
@@ -152,6 +164,9 @@ impl Registry {
             else {
                 return Ok((Batch::deferred(), false));
             };
+            if !self.is_sound(&blob) {
+                return Ok((Batch::deferred(), false));
+            }
             batch.expect(source.clone(), Some(link));
             renew_blob(&mut batch, digest, blob, seen);
             self.expect_repository(&mut batch, repository).await?;
@@ -200,22 +215,37 @@ impl Registry {
         Ok(Image { created_ms: now_ms, revision: random_u64()?, vacant_since_ms: Some(now_ms) })
     }
 
-    /// Adds to the batch that received bytes have a name now; returns data that turned out to be a duplicate.
+    /// Adds to the batch that received bytes have a name now; returns data that nobody needs then: what was received, if the
+    /// blob was there, or what was there, if it was damaged.
     ///
-    /// The caller deletes the duplicate after the commit.
+    /// The caller deletes it after the commit.
     pub(crate) async fn name_bytes(
         &self,
         batch: &mut Batch,
         digest: &Digest,
         received: &Received,
     ) -> Result<Option<berth_storage::DataId>> {
-        if let Some((blob, seen)) = get_record::<Blob>(self.store.as_ref(), &keys::blob(digest)).await? {
-            renew_blob(batch, digest, blob, seen);
-            if let Some(data) = received.data {
-                batch.delete(keys::data_owner(data));
+        let (mut replaced, mut revision) = (None, 0);
+        let stored = get_record::<Blob>(self.store.as_ref(), &keys::blob(digest)).await?;
+        let seen = match stored {
+            Some((blob, seen)) if self.can_stay(digest, &blob, received).await => {
+                renew_blob(batch, digest, blob, seen);
+                if let Some(data) = received.data {
+                    batch.delete(keys::data_owner(data));
+                }
+                return Ok(received.data);
             }
-            return Ok(received.data);
-        }
+            Some((blob, seen)) => {
+                tracing::warn!(%digest, "a damaged blob was pushed again, and is whole now");
+                if let Place::Data(data) = blob.place {
+                    batch.delete(keys::data_owner(data));
+                    replaced = Some(data);
+                }
+                revision = blob.revision + 1;
+                Some(seen)
+            }
+            None => None,
+        };
         let place = match received.data {
             Some(data) => {
                 batch.put(keys::data_owner(data), Bytes::new());
@@ -226,9 +256,18 @@ impl Registry {
                 Place::Small
             }
         };
-        batch.expect(keys::blob(digest), None);
-        batch.put_record(keys::blob(digest), &Blob { size: received.size, place, revision: 0 });
-        Ok(None)
+        batch.expect(keys::blob(digest), seen);
+        batch.put_record(keys::blob(digest), &Blob { size: received.size, place, revision, damaged: false });
+        Ok(replaced)
+    }
+
+    /// Whether what is stored of the blob is as good as what was just received of it, as far as that can be seen.
+    async fn can_stay(&self, digest: &Digest, blob: &Blob, received: &Received) -> bool {
+        let is_there = match blob.place {
+            Place::Small => matches!(self.store.get(&keys::small_blob(digest)).await, Ok(Some(small)) if small.len() as u64 == blob.size),
+            Place::Data(_) => self.is_sound(blob),
+        };
+        is_there && !blob.damaged && blob.size == received.size
     }
 }
 

@@ -10,7 +10,7 @@
 mod v1;
 mod v2;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use berth_names::{ApiVersion, ImageName};
 use berth_storage::keys::{self, Item};
@@ -24,9 +24,9 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
+use self::v1::SeenV1Images;
 use crate::listing::is_inhabited;
 use crate::search::Eyes;
-use crate::v1::ImageId;
 use crate::{BlobContent, Error, Registry, Repository, Result};
 
 /// Children of one folder that are shown.
@@ -161,7 +161,7 @@ struct Look<'a> {
     /// When the repository was created, in milliseconds since 1970.
     created_ms: u64,
     /// The V1 images that are seen, once somebody wants to know all of them.
-    v1_images: OnceCell<BTreeSet<ImageId>>,
+    v1_images: OnceCell<SeenV1Images>,
 }
 
 impl Look<'_> {

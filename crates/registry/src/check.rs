@@ -1,10 +1,12 @@
 //! Reading everything once: is every name backed by bytes that are what they should be?
 
+mod lost;
+
 use std::fmt;
 
 use berth_names::Digest;
 use berth_storage::records::{Blob, Manifest, Place, Record, Tag, WithBody, v1};
-use berth_storage::{Key, Prefix, keys};
+use berth_storage::{Damage, Key, Prefix, keys};
 use bytes::Bytes;
 
 use crate::hash::{digest_of, digest_stream};
@@ -13,6 +15,9 @@ use crate::{Registry, Result};
 
 /// Rows brought into memory at a time.
 const SCAN_ENTRIES: usize = 100;
+
+/// Families that have a check of their own; of the others it is enough that they can be read.
+const CHECKED: &[u8] = b"bkmtvx";
 
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +43,19 @@ pub struct Report {
     pub bytes: u64,
     /// Manifests, tags, links and V1 images whose references were followed.
     pub names: u64,
+    /// Rows in all.
+    pub rows: u64,
+    /// Places where rows can't be read.
+    pub unreadable: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }
 
 impl Registry {
-    /// Hashes every blob and follows every reference.
+    /// Hashes every blob, follows every reference and reads every row. Damage ends nothing: what stands behind it is read, and
+    /// what was in it is named as far as other rows tell.
+    ///
+    /// A blob whose bytes are not what they should be is marked, so that whoever pushes it heals it.
     ///
     /// # Errors
     /// Only if the store fails as a whole; damage is reported.
@@ -55,20 +67,28 @@ impl Registry {
         self.each(&keys::all_tags(), &mut report, Self::check_tag).await?;
         self.each(&keys::all_v1_images(), &mut report, Self::check_v1_image).await?;
         self.each(&keys::all_v1_tags(), &mut report, Self::check_v1_tag).await?;
+        for family in keys::FAMILIES.iter().filter(|family| !CHECKED.contains(family)) {
+            self.each(&keys::whole_family(*family), &mut report, Self::check_row).await?;
+        }
+        if report.unreadable > 0 {
+            self.name_what_is_lost(&mut report).await?;
+        }
         Ok(report)
     }
 
-    async fn each<'r, F>(&'r self, family: &'r Prefix, report: &mut Report, check: impl Fn(&'r Self, Key, Bytes) -> F) -> Result<()>
+    async fn each<'r, F>(&'r self, family: &Prefix, report: &mut Report, check: impl Fn(&'r Self, Key, Bytes) -> F) -> Result<()>
     where
         F: Future<Output = Result<Outcome>>,
     {
-        let mut after = None;
+        let mut from: Option<Key> = None;
         loop {
-            let rows = self.store.scan(family, after.as_ref(), SCAN_ENTRIES).await?;
-            let full = rows.len() == SCAN_ENTRIES;
-            after = rows.last().map(|(key, _)| key.clone());
-            for (key, value) in rows {
-                match check(self, key.clone(), value).await? {
+            let walked = self.store.walk(family, from.as_ref(), SCAN_ENTRIES).await?;
+            let last = walked.rows.last().map(|(key, _)| key.clone()).or(from);
+            for (key, value) in walked.rows {
+                report.rows += 1;
+                let outcome = check(self, key.clone(), value).await;
+                match outcome.unwrap_or_else(|error| Outcome::Wrong(format!("what belongs to it can't be read: {error}"))) {
+                    Outcome::Row => {}
                     Outcome::Blob(bytes) => {
                         report.blobs += 1;
                         report.bytes += bytes;
@@ -77,29 +97,53 @@ impl Registry {
                     Outcome::Wrong(what) => report.problems.push(Problem { key, what }),
                 }
             }
-            if !full {
-                return Ok(());
+            if let Some(damage) = walked.damage {
+                report.unreadable += 1;
+                let key = last.unwrap_or_else(|| Key::from_cursor(family.as_bytes()));
+                report.problems.push(Problem { key, what: describe(&damage) });
+            }
+            match walked.next {
+                Some(next) => from = Some(next),
+                None => return Ok(()),
             }
         }
     }
 
     async fn check_blob(&self, key: Key, value: Bytes) -> Result<Outcome> {
         let (Some(digest), Some(blob)) = (key.digest_after(&keys::blobs()), Blob::decode(&value)) else { return unreadable() };
+        let (outcome, is_sound) = self.look_at_blob(&digest, &blob).await?;
+        if is_sound == Some(blob.damaged)
+            && let Err(error) = self.mark_blob(&digest, blob.place, !blob.damaged).await
+        {
+            tracing::error!(%digest, %error, "a blob could not be marked");
+        }
+        Ok(outcome)
+    }
+
+    /// What is wrong with a blob, and whether its bytes are what they should be, as far as that could be told.
+    async fn look_at_blob(&self, digest: &Digest, blob: &Blob) -> Result<(Outcome, Option<bool>)> {
+        let wrong = |what: &str, is_sound| Ok((Outcome::Wrong(what.to_owned()), is_sound));
         if let Place::Data(data) = blob.place {
             if self.store.get(&keys::data_owner(data)).await?.is_none() {
-                return wrong("its data has no owner row, so a sweep would delete it");
+                return wrong("its data has no owner row, so a sweep would delete it", None);
             }
             let size = self.blobs.size(data).await?;
             if size != Some(blob.size) {
-                return wrong(&format!("{} bytes are recorded, {size:?} are stored", blob.size));
+                return wrong(&format!("{} bytes are recorded, {size:?} are stored: push it again", blob.size), Some(false));
             }
         }
-        let Ok(content) = self.content_of(&digest, &blob).await else { return wrong("its bytes are missing") };
+        let Ok(content) = self.content_of(digest, blob).await else {
+            return wrong("its bytes are missing: push it again", Some(false));
+        };
         match digest_stream(digest.algorithm(), content.read(0..blob.size)).await {
-            Ok(actual) if actual == digest => Ok(Outcome::Blob(blob.size)),
-            Ok(actual) => wrong(&format!("its bytes have the digest {actual}")),
-            Err(error) => wrong(&format!("its bytes can't be read: {error}")),
+            Ok(actual) if actual == *digest => Ok((Outcome::Blob(blob.size), Some(true))),
+            Ok(actual) => wrong(&format!("its bytes have the digest {actual}: push it again"), Some(false)),
+            Err(error) => wrong(&format!("its bytes can't be read: {error}: push it again"), Some(false)),
         }
+    }
+
+    async fn check_row(&self, _: Key, _: Bytes) -> Result<Outcome> {
+        Ok(Outcome::Row)
     }
 
     async fn check_link(&self, key: Key, _: Bytes) -> Result<Outcome> {
@@ -160,12 +204,14 @@ impl Registry {
         };
         match self.is_v1_chain_complete(&repository, &tag.id).await {
             Ok(true) => Ok(Outcome::Name),
+            Err(error @ crate::Error::V1ChainTooLong(_)) => wrong(&error.to_string()),
             _ => wrong(&format!("it points to {}, which is not there or not complete", tag.id)),
         }
     }
 }
 
 enum Outcome {
+    Row,
     Blob(u64),
     Name,
     Wrong(String),
@@ -177,6 +223,13 @@ fn wrong(what: &str) -> Result<Outcome> {
 
 fn unreadable() -> Result<Outcome> {
     wrong("the row can't be read")
+}
+
+fn describe(damage: &Damage) -> String {
+    match &damage.end {
+        Some(end) => format!("the rows behind this one and before {end} can't be read: {}", damage.what),
+        None => format!("the rows behind this one can't be read: {}", damage.what),
+    }
 }
 
 #[cfg(test)]

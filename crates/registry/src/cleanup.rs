@@ -209,7 +209,7 @@ impl Registry {
                 None => {
                     // Left alone it would be found first for ever.
                     tracing::error!(%key, "a candidate's key can't be read: it is dropped");
-                    let mut batch = Batch::deferred();
+                    let mut batch = Batch::deferred().frees();
                     batch.delete(key);
                     self.store.commit(batch).await?;
                 }
@@ -224,7 +224,7 @@ impl Registry {
                 if self.store.get(&key).await?.as_ref() != Some(&seen) {
                     return Ok((Batch::deferred(), (Freed::default(), None)));
                 }
-                let mut batch = Batch::new();
+                let mut batch = Batch::new().frees();
                 Ok(match self.judge(&mut batch, &candidate).await? {
                     Verdict::Goes(freed, data) => {
                         batch.expect(key.clone(), Some(seen.clone())).delete(key.clone());
@@ -232,7 +232,7 @@ impl Registry {
                     }
                     outcome => {
                         // Nothing was decided that a later look would not decide again.
-                        let mut batch = Batch::deferred();
+                        let mut batch = Batch::deferred().frees();
                         batch.expect(key.clone(), Some(seen.clone())).delete(key.clone());
                         if let Verdict::Later(due_ms) = outcome {
                             self.look_at(&mut batch, due_ms, &candidate)?;

@@ -55,6 +55,9 @@ pub enum Error {
     /// A question that can't be asked so.
     #[error("{0}")]
     SearchInvalid(&'static str),
+    /// Where a list was to go on is not what it gave for that.
+    #[error("the position is not what an answer gave as `next`")]
+    PositionInvalid,
     /// A property that can't be.
     #[error("{0}")]
     PropertyInvalid(String),
@@ -149,9 +152,21 @@ pub enum Error {
     /// The V1 image's push has not ended.
     #[error("V1 image {0} is being uploaded")]
     V1ImageIncomplete(ImageId),
-    /// The V1 image is complete and can't be changed.
+    /// The V1 image is complete already.
     #[error("V1 image {0} already exists")]
     V1ImageExists(ImageId),
+    /// Another V1 image has the id, and a tag leads to it.
+    #[error("another image has the id {0}, and a tag leads to it: it can't be replaced")]
+    V1ImageTaken(ImageId),
+    /// Another V1 image has the id, and a push that has not ended was told that it is there.
+    #[error("another image has the id {0}, and a push that has not ended relies on it; try again when it has")]
+    V1ImageReliedOn(ImageId),
+    /// Under the id there is another V1 image than the one that the pusher sent.
+    #[error("image {0} is not what you pushed under that id: another push has put something else there")]
+    V1ImageReplaced(ImageId),
+    /// The V1 image stands on too many others, or on itself.
+    #[error("image {0} has a chain of more than {max} images, or one without end", max = crate::v1::CHAIN_IMAGES_MAX)]
+    V1ChainTooLong(ImageId),
     /// The V1 image's JSON is not acceptable.
     #[error("{0}")]
     V1JsonInvalid(&'static str),
@@ -165,10 +180,22 @@ pub enum Error {
     #[error("tag {0} is not known")]
     V1TagUnknown(Tag),
 
+    /// There is no space for anything more.
+    #[error("the registry's disk is full: only what frees space is accepted until there is room again")]
+    DiskFull,
     /// The store failed; nothing that a client could mend.
     #[error(transparent)]
-    Storage(#[from] berth_storage::Error),
+    Storage(berth_storage::Error),
     /// A background task died; a bug.
     #[error("internal: {0}")]
     Internal(&'static str),
+}
+
+impl From<berth_storage::Error> for Error {
+    fn from(error: berth_storage::Error) -> Self {
+        match error {
+            berth_storage::Error::Full => Self::DiskFull,
+            error => Self::Storage(error),
+        }
+    }
 }

@@ -3,6 +3,11 @@
 //!
 //! The parser skips over what it is not asked for without looking at any of this.
 
+mod clear;
+pub(crate) mod shapes;
+
+pub(crate) use clear::check_names;
+
 /// How deep objects and lists may be nested. The parser's own limit for what it does look at.
 const DEPTH_MAX: usize = 128;
 

@@ -36,17 +36,25 @@ fn cap(lease: &mut Lease, now_ms: u64) -> bool {
 impl Registry {
     /// Adds to the batch that `holder` relies on what the lease row `key` stands beside.
     pub(crate) async fn hold(&self, batch: &mut Batch, key: Key, holder: &str) -> Result<()> {
+        self.hold_as(batch, key, holder, false).await
+    }
+
+    async fn hold_as(&self, batch: &mut Batch, key: Key, holder: &str, told: bool) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let before = get_record::<Lease>(self.store.as_ref(), &key).await?;
         let (mut lease, seen) = before.map_or_else(|| (Lease::default(), None), |(lease, seen)| (lease, Some(seen)));
         lease.holders.retain(|_, until_ms| *until_ms > now_ms);
         cap(&mut lease, now_ms);
         lease.more.retain(|holder, _| lease.holders.contains_key(holder));
+        lease.told.retain(|holder| lease.holders.contains_key(holder));
         let is_crowded = lease.holders.len() >= HOLDERS_MAX && !lease.holders.contains_key(holder);
         let holder = if is_crowded || holder.is_empty() { CROWD } else { holder };
         if lease.holders.insert(holder.to_owned(), now_ms + LEASE_MS).is_some() {
             let more = lease.more.entry(holder.to_owned()).or_default();
             *more = more.saturating_add(1);
+        }
+        if told {
+            lease.told.insert(holder.to_owned());
         }
         batch.expect(key.clone(), seen).put_record(key, &lease);
         Ok(())
@@ -62,7 +70,7 @@ impl Registry {
                 Some(more) if more > 1 => drop(lease.more.insert(holder.to_owned(), more - 1)),
                 Some(_) => {}
                 None if lease.holders.remove(holder).is_none() => continue,
-                None => {}
+                None => drop(lease.told.remove(holder)),
             }
             batch.expect(key.clone(), Some(seen));
             if lease.holders.is_empty() {
@@ -97,6 +105,14 @@ impl Registry {
     /// # Errors
     /// Only if the store fails.
     pub async fn lease(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest, holder: &str) -> Result<bool> {
+        match self.take_lease(repository, image, digest, holder).await {
+            // Whoever pushes is going to be told soon enough; this was only a question.
+            Err(Error::DiskFull) => Ok(true),
+            outcome => outcome,
+        }
+    }
+
+    async fn take_lease(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest, holder: &str) -> Result<bool> {
         let key = keys::lease(repository, image, digest);
         let places = [keys::link(repository, image, digest), keys::manifest(repository, image, digest)];
         self.commit_with(|| async {
@@ -121,19 +137,41 @@ impl Registry {
         Ok(until_ms > self.clock.now_ms() + LEASE_MS / 2)
     }
 
-    /// Keeps V1 images that a push is about, those that are there and those that somebody else may push meanwhile.
+    /// Whether a push of anybody but `holder` may have been told that what a V1 image's lease row stands beside is there.
+    /// Makes the batch depend on nobody else coming to.
+    pub(crate) async fn was_anybody_told(&self, batch: &mut Batch, key: Key, holder: &str) -> Result<bool> {
+        let lease = get_record::<Lease>(self.store.as_ref(), &key).await?;
+        batch.expect(key, lease.as_ref().map(|(_, seen)| seen.clone()));
+        let now_ms = self.clock.now_ms();
+        let is_held = |lease: &Lease, by: &String| lease.holders.get(by).is_some_and(|until_ms| *until_ms > now_ms);
+        Ok(lease.is_some_and(|(lease, _)| lease.told.iter().any(|by| by != holder && is_held(&lease, by))))
+    }
+
+    /// Keeps V1 images that a push is about, those that are there and those that somebody else may push meanwhile. Who
+    /// `sees_all` is told even of images to which no tag leads, which then make no way for others.
     ///
     /// # Errors
     /// Only if the store fails.
-    pub async fn lease_v1_images(&self, repository: &RepositoryKey, ids: &[crate::v1::ImageId], holder: &str) -> Result<()> {
-        self.commit_with(|| async {
-            let mut batch = Batch::deferred();
-            for id in ids {
-                self.hold(&mut batch, keys::v1_lease(repository, id), holder).await?;
-            }
-            Ok((batch, ()))
-        })
-        .await
+    pub async fn lease_v1_images(
+        &self,
+        repository: &RepositoryKey,
+        ids: &[crate::v1::ImageId],
+        holder: &str,
+        sees_all: bool,
+    ) -> Result<()> {
+        let taken = self
+            .commit_with(|| async {
+                let mut batch = Batch::deferred();
+                for id in ids {
+                    self.hold_as(&mut batch, keys::v1_lease(repository, id), holder, sees_all).await?;
+                }
+                Ok((batch, ()))
+            })
+            .await;
+        match taken {
+            Err(Error::DiskFull) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Deletes leases whose time is over: those of pushes that never ended. Returns how many.
@@ -157,7 +195,7 @@ impl Registry {
                 let Some(mut lease) = Lease::decode(seen) else { continue };
                 let is_over = lease.holders.values().all(|until_ms| *until_ms <= now_ms);
                 if is_over || cap(&mut lease, now_ms) {
-                    let mut batch = Batch::deferred();
+                    let mut batch = Batch::deferred().frees();
                     batch.expect(key.clone(), Some(seen.clone()));
                     if is_over {
                         batch.delete(key.clone());

@@ -18,11 +18,14 @@ mod clock;
 pub mod details;
 mod empty_layer;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hash;
 mod json;
 mod lease;
 mod listing;
 mod manifests;
+mod positions;
 mod promotion;
 pub mod properties;
 mod receive;
@@ -33,6 +36,7 @@ pub mod search;
 mod sweep;
 mod uploads;
 pub mod v1;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -76,6 +80,8 @@ pub struct Registry {
     busy_uploads: Arc<Mutex<HashSet<UploadId>>>,
     /// At least how many uploads each owner has open.
     upload_counts: Arc<Mutex<HashMap<String, usize>>>,
+    /// What was pulled and is to be hashed.
+    suspects: Arc<verify::Suspects>,
     /// Migrations under way.
     jobs: Arc<v1::migration::LiveJobs>,
 }
@@ -93,8 +99,14 @@ impl Registry {
             freed: Arc::default(),
             busy_uploads: Arc::default(),
             upload_counts: Arc::default(),
+            suspects: Arc::default(),
             jobs: Arc::default(),
         }
+    }
+
+    /// Whether the disk is so full that only what frees space is accepted.
+    pub fn is_disk_full(&self) -> bool {
+        self.store.is_full()
     }
 
     /// Commits what `change` makes of the present state, anew for as long as other writers get in between.

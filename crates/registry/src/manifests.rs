@@ -3,6 +3,8 @@
 mod as_schema1;
 mod deletion;
 mod document;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod schema1;
 mod signature;
 
@@ -94,9 +96,9 @@ fn no_annotations() -> Box<RawValue> {
     serde_json::value::to_raw_value(&serde_json::Map::new()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// Reads a manifest that this registry has made itself.
+/// Reads a manifest that is stored here, or was made here.
 pub(crate) fn read(media_type: &str, bytes: &[u8]) -> Result<Document> {
-    Document::parse(Some(media_type), bytes)
+    Document::read(Some(media_type), bytes)
 }
 
 impl Registry {
@@ -166,16 +168,15 @@ impl Registry {
         self.expect_repository(&mut batch, repository).await?;
         let size = self.require(&mut batch, repository, image, document).await?;
         self.renew_image(&mut batch, repository, image).await?;
-        let mut media_type = document.media_type.as_str();
-        if document.schema1.is_some() && self.keeps_signed(&mut batch, repository, image, digest).await? {
-            media_type = schema1::SIGNED;
-        } else {
+        let kept = self.kept_type(&mut batch, repository, image, digest, document).await?;
+        if kept.is_none() {
             self.add_manifest(&mut batch, repository, image, digest, document, bytes);
             self.add_view(&mut batch, (repository, image), digest, bytes, (repository, image)).await?;
         }
+        let media_type = kept.as_ref().unwrap_or(&document.media_type);
         match reference {
             Reference::Tag(tag) => {
-                let row = records::Tag { digest: *digest, updated_ms, media_type: media_type.to_owned(), size };
+                let row = records::Tag { digest: *digest, updated_ms, media_type: media_type.clone(), size };
                 self.point_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
             }
             // An index, or a tag, that is to name it comes later.
@@ -184,6 +185,34 @@ impl Registry {
         let named = document.needs.iter().map(|need| keys::lease(repository, image, need.digest()));
         self.release(&mut batch, named.collect(), push.holder).await?;
         Ok(batch)
+    }
+
+    /// What the manifest under this digest is, if it stays as it is; the batch then depends on that.
+    ///
+    /// What is under a digest is one thing for good. A document that says what it is can't be anything else, so that nothing has
+    /// to be looked up for it. One that doesn't stays what it was pushed as first. And the same document of schema 1 signed
+    /// again, or without its signatures, has the same digest: one with signatures takes the place of one without, which old
+    /// clients refuse.
+    async fn kept_type(
+        &self,
+        batch: &mut Batch,
+        repository: &RepositoryKey,
+        image: &ImageName,
+        digest: &Digest,
+        document: &Document,
+    ) -> Result<Option<String>> {
+        if document.says_what_it_is {
+            return Ok(None);
+        }
+        let key = keys::manifest(repository, image, digest);
+        let (stored, seen) = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await?.unzip();
+        batch.expect(key, seen);
+        let stored = stored.map(|stored| stored.record.media_type);
+        let stays = |stored: &String| match document.schema1 {
+            Some(_) => stored == schema1::SIGNED,
+            None => *stored != document.media_type,
+        };
+        Ok(stored.filter(stays))
     }
 
     /// Makes the batch depend on everything that the manifest needs being there, with the right sizes. Returns their sum.

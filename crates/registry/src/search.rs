@@ -14,6 +14,7 @@ use berth_names::{ImageName, RepositoryKey};
 use berth_storage::keys::{self, Item};
 use berth_storage::{Key, Prefix};
 
+use crate::positions::List;
 use crate::properties;
 use crate::v1::Viewer;
 use crate::{Error, Registry, Result};
@@ -136,7 +137,7 @@ impl Registry {
             return Ok(FoundPage::default());
         }
         let begin = match from {
-            Some(text) => self.open_position(text).await?,
+            Some(text) => self.open_position(List::Search, text).await?.and_then(|bytes| Position::from_bytes(&bytes)),
             None => Some(Position { term: self.rarest(terms).await?, value: 0, after: None }),
         };
         let begin = begin.filter(|begin| terms.get(begin.term).is_some_and(|term| begin.value < term.values.len()));
@@ -145,7 +146,7 @@ impl Registry {
         let mut search = Search { registry: self, terms, repositories, eyes, limit, budget, found: Vec::new() };
         let end = search.run(begin).await?;
         let next = match end {
-            Some(end) => Some(self.seal_position(&end).await?),
+            Some(end) => Some(self.seal_position(List::Search, &end.to_bytes()).await?),
             None => None,
         };
         Ok(FoundPage { found: search.found, next })

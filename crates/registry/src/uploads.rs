@@ -312,7 +312,7 @@ impl Registry {
     }
 
     async fn discard(&self, id: &UploadId, owner: Option<&str>, seen: Bytes, data: Option<berth_storage::DataId>) -> Result<()> {
-        let mut batch = Batch::deferred();
+        let mut batch = Batch::deferred().frees();
         batch.delete(keys::upload_of(owner.unwrap_or_default(), &id.0));
         batch.expect(keys::upload(&id.0), Some(seen)).delete(keys::upload(&id.0));
         if let Some(data) = data {

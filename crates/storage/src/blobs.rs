@@ -41,6 +41,9 @@ pub trait BlobStore: Send + Sync {
     /// The present length, or `None` if there is no such data.
     async fn size(&self, data: DataId) -> Result<Option<u64>>;
 
+    /// Whether the data is there and has this length. Does not wait, so it may be asked before every use.
+    fn is_whole(&self, data: DataId, size: u64) -> bool;
+
     /// Gives the space back. Readers that are under way finish undisturbed. Absent data is no error.
     async fn delete(&self, data: DataId) -> Result<()>;
 

@@ -30,7 +30,7 @@
 //! | `o` | owner, upload id | – | open uploads by owner |
 //! | `p` | repository, item | [`Properties`](crate::records::Properties) | what users say about an image, tag or V1 image |
 //! | `P` | name | [`Permission`](crate::records::Permission) | permission targets |
-//! | `q` | repository, V1 image id, user name | – | who has pushed a V1 image, and so knows it |
+//! | `q` | repository, V1 image id, user name | [`v1::Pushed`](crate::records::v1::Pushed) + JSON | what a user has sent of a V1 image |
 //! | `r` | repository, image, subject, digest | [`Referrer`](crate::records::Referrer) | referrers by subject |
 //! | `R` | repository | [`Repository`](crate::records::Repository) | repositories |
 //! | `s` | repository, V1 image id, image, digest | – | V2 manifests by the V1 images that V1 clients are shown of them |
@@ -41,7 +41,7 @@
 //! | `U` | user name | [`User`](crate::records::User) | users |
 //! | `v` | repository, V1 image id | [`v1::Image`](crate::records::v1::Image) | V1 images |
 //! | `V` | repository, V1 image id | bytes | a V1 image's JSON as received |
-//! | `w` | repository, parent id, V1 image id | – | V1 children by parent |
+//! | `w` | repository, parent id, V1 image id | [`V1_UNNAMED`] or what else | V1 children by parent |
 //! | `W` | digest, repository, V1 image id | – | which V1 images use a blob |
 //! | `x` | repository, image, tag | [`v1::Tag`](crate::records::v1::Tag) | V1 tags by image |
 //! | `X` | repository, V1 image id, image, tag | – | V1 tags by V1 image |
@@ -62,7 +62,7 @@ use crate::v1::ImageId;
 pub use cleanup::{Candidate, candidate, candidates, candidates_after, lease, leases, split_candidate, v1_lease, v1_leases};
 pub use migration::{all_receipts, conversion, job, jobs, receipt, receipts, receipts_in, split_receipt};
 pub use properties::{Item, found_by, having, having_in, having_like, properties, properties_in, split_found_by, split_properties};
-pub use view::{split_v1_viewed, v1_view, v1_view_begun, v1_viewed, v1_viewed_in, v1_views, v1_views_begun};
+pub use view::{split_v1_viewed, v1_view, v1_view_begun, v1_viewed, v1_viewed_in, v1_views, v1_views_begun, v1_views_rule};
 
 /// A whole key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,6 +196,9 @@ impl Builder {
     }
 }
 
+/// The first bytes of all keys there are.
+pub const FAMILIES: &[u8] = b"0aAbBcdDeEFgGijkKlLmMnopPqrRsStTuUvVwWxXyZ";
+
 /// Everything of one family, for checks and dumps.
 pub fn whole_family(byte: u8) -> Prefix {
     family(byte).prefix()
@@ -211,6 +214,11 @@ pub fn run() -> Key {
     family(b'0').text("run").key()
 }
 
+/// What was not yet durable when a batch was written: the first sequence number. Only ever read from the log.
+pub(crate) fn first_not_durable() -> Key {
+    family(b'0').text("first-not-durable").key()
+}
+
 /// The mark that everything an earlier version had stored is in the index of properties.
 pub fn indexed() -> Key {
     family(b'0').text("indexed").key()
@@ -219,6 +227,11 @@ pub fn indexed() -> Key {
 /// How the engine's table files are laid out, and which are not yet.
 pub fn tables() -> Key {
     family(b'0').text("tables").key()
+}
+
+/// The mark that V1 images which stand on themselves were looked for once.
+pub fn v1_loops_sought() -> Key {
+    family(b'0').text("v1-loops").key()
 }
 
 /// The key that positions in a search are sealed with.
@@ -526,7 +539,7 @@ pub fn v1_children(repository: &RepositoryKey, parent: &ImageId) -> Prefix {
     family(b'w').text(repository.as_str()).raw(parent.as_bytes()).prefix()
 }
 
-/// The mark that a user has proved to have a V1 image's content by pushing it.
+/// What a user has sent of a V1 image; the empty name stands for anonymous clients.
 pub fn v1_pushed(repository: &RepositoryKey, id: &ImageId, user: &str) -> Key {
     family(b'q').text(repository.as_str()).raw(id.as_bytes()).text(user).key()
 }
@@ -545,6 +558,10 @@ pub fn all_v1_images() -> Prefix {
 pub fn v1_json(repository: &RepositoryKey, id: &ImageId) -> Key {
     family(b'V').text(repository.as_str()).raw(id.as_bytes()).key()
 }
+
+/// The value of [`v1_child`] as long as no tag has ever led through the child. Any other value, like the empty one that
+/// earlier versions wrote, says nothing.
+pub const V1_UNNAMED: &[u8] = b"u";
 
 /// A V1 image, found from its parent.
 pub fn v1_child(repository: &RepositoryKey, parent: &ImageId, id: &ImageId) -> Key {
@@ -610,6 +627,12 @@ mod tests {
 
     fn repository() -> RepositoryKey {
         "docker-local".parse().unwrap()
+    }
+
+    #[test]
+    fn the_list_of_families_is_the_table_of_keys() {
+        let table = include_str!("keys.rs").lines().filter_map(|line| line.strip_prefix("//! | `")?.bytes().next());
+        assert_eq!(table.collect::<Vec<u8>>(), FAMILIES);
     }
 
     #[test]

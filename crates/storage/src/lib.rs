@@ -20,10 +20,12 @@ pub mod records;
 pub mod rocksdb;
 pub mod v1;
 
+use std::path::PathBuf;
+
 pub use blobs::{BlobStore, BlobStream, DataId};
 pub use chunk::Chunk;
 pub use keys::{Key, Prefix};
-pub use metadata::{Batch, Durability, MetadataStore, get_record};
+pub use metadata::{Batch, Damage, Durability, MetadataStore, Walked, get_record};
 
 /// Blobs up to this many bytes live in the metadata store; larger ones become data.
 ///
@@ -47,6 +49,21 @@ pub enum Error {
     /// A value that is there can't be read: damage, or a bug.
     #[error("damaged record: {0}")]
     Damaged(String),
+    /// Changes that were acknowledged are missing in the write-ahead log, which can't be read as a whole. Nothing was changed.
+    #[error(
+        "the write-ahead log {} is damaged: {changes} changes that were acknowledged can't be read. Nothing was changed. \
+         Restore a backup, or run `berth-backend salvage`: it keeps what can be read, and says what is missing",
+        log.display()
+    )]
+    LogDamaged {
+        /// The first damaged log.
+        log: PathBuf,
+        /// How many changes of rows are missing in all, at the least.
+        changes: u64,
+    },
+    /// So little space is left that only what frees some is written.
+    #[error("the disk is full")]
+    Full,
     /// The metadata engine failed.
     #[error("metadata store: {0}")]
     Engine(String),

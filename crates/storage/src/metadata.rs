@@ -27,11 +27,39 @@ pub trait MetadataStore: Send + Sync {
     /// The keys of what [`MetadataStore::scan`] finds, without reading what is under them: that may be large.
     async fn scan_keys(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<Key>>;
 
+    /// Reads on behind what can't be read, for checks: like [`MetadataStore::scan`], but begins with `from`, and what can't
+    /// be read ends the step and not the walk.
+    async fn walk(&self, prefix: &Prefix, from: Option<&Key>, limit: usize) -> Result<Walked>;
+
+    /// Whether so little space is left that only batches that [free](Batch::frees) some are applied.
+    fn is_full(&self) -> bool;
+
     /// Applies the batch whole.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if an expectation does not hold; nothing was changed then, and a read sees why.
+    /// [`Error::Conflict`] if an expectation does not hold; nothing was changed then, and a read sees why. [`Error::Full`] if
+    /// there is no space for it.
     async fn commit(&self, batch: Batch) -> Result<()>;
+}
+
+/// One step of a [walk](MetadataStore::walk).
+#[derive(Clone, Debug)]
+pub struct Walked {
+    /// What could be read, in key order.
+    pub rows: Vec<(Key, Bytes)>,
+    /// What stands behind it and can't be.
+    pub damage: Option<Damage>,
+    /// With what the walk goes on; `None` if this was the last step.
+    pub next: Option<Key>,
+}
+
+/// Rows that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The first readable row behind them, if there is one with the same prefix.
+    pub end: Option<Key>,
+    /// What the engine says.
+    pub what: String,
 }
 
 /// When a committed batch is safe from power loss. Either way it is visible at once, and survives the process.
@@ -52,6 +80,7 @@ pub struct Batch {
     pub(crate) put: Vec<(Key, Bytes)>,
     pub(crate) delete: Vec<Key>,
     pub(crate) durability: Durability,
+    pub(crate) frees: bool,
 }
 
 impl Batch {
@@ -63,6 +92,12 @@ impl Batch {
     /// An empty batch that becomes durable with the next synced one.
     pub fn deferred() -> Self {
         Self { durability: Durability::Deferred, ..Self::default() }
+    }
+
+    /// The batch takes away more than it adds: it is applied on a full disk too, out of what is reserved for it.
+    pub fn frees(mut self) -> Self {
+        self.frees = true;
+        self
     }
 
     /// The batch applies only if `key` holds exactly `value` (`None`: is absent).

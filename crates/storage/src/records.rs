@@ -108,6 +108,14 @@ pub struct Blob {
     pub place: Place,
     /// Counts up whenever the blob gets another user, so that a collector that saw none loses its compare-and-set.
     pub revision: u64,
+    /// The stored bytes were found not to be those of the digest: nobody is told that it is there, and whoever pushes it
+    /// brings its bytes anew.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub damaged: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The two places a blob's bytes can be in.
@@ -140,6 +148,9 @@ pub struct Lease {
     /// How many pushes of a holder rely on it, if more than one: two pushes of one user from one machine look the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub more: BTreeMap<String, u32>,
+    /// Holders who see everything, and so may have been told that something is there which no tag leads to.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub told: BTreeSet<String>,
 }
 
 /// A repository's settings.
@@ -414,13 +425,16 @@ pub mod v1 {
         pub layer: Option<Layer>,
         /// Checksums that the client announced before the layer was there.
         pub announced: Vec<String>,
-        /// A checksum matched: the image can be pulled, and can't be changed any more.
+        /// A checksum matched: the image can be pulled, and once a tag leads to it, it can't be changed any more.
         pub complete: bool,
         /// When its JSON first came, in milliseconds since 1970.
         pub created_ms: u64,
         /// Counts up whenever the image gets a child or a tag, so that a collector that saw none loses its compare-and-set.
         #[serde(default)]
         pub revision: u64,
+        /// Whether a tag has ever led to it. Earlier versions did not write it down; then it may have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub named: Option<bool>,
     }
 
     /// The layer of a V1 image.
@@ -433,6 +447,21 @@ pub mod v1 {
         /// The digest of the uncompressed tar, if it could be computed.
         pub diff_id: Option<Digest>,
         /// Every checksum that a client may claim for it, as it stands in the header.
+        pub checksums: Vec<String>,
+        /// What stands for the members of the tar and all that is said of them, however the tar is written. None if names
+        /// repeat, because then their order means something, and in images of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub content: Option<Digest>,
+    }
+
+    /// What a user has sent of a V1 image. Its body is their JSON, if it says the same as the image's in other bytes.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Pushed {
+        /// The JSON of the image that theirs says the same as.
+        pub json: Digest,
+        /// The layer of the image that theirs has the same content as, once they have sent it.
+        pub layer: Option<Digest>,
+        /// The checksums of what they sent, where these differ from the image's.
         pub checksums: Vec<String>,
     }
 
@@ -450,11 +479,13 @@ pub mod v1 {
     /// What V1 clients are shown of a V2 manifest: a chain of V1 images, one for each layer. It goes with the manifest.
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     pub struct View {
-        /// The config, whose digest is the id of the top image; none if the manifest itself says what the images are, as those
-        /// of schema 1 do.
+        /// The config, which says what the images are; none if the manifest itself says it, as those of schema 1 do.
         pub config: Option<Digest>,
         /// The images, root first.
         pub images: Vec<ViewImage>,
+        /// By which rule the ids were made. Those that earlier versions made of a config are not shown.
+        #[serde(default)]
+        pub rule: u8,
     }
 
     /// A V1 image that V1 clients are shown.
@@ -513,6 +544,9 @@ pub mod v1 {
         pub diff_id: Digest,
         /// The layer that V2 clients get; none if there is nothing in it, which V2 says without a layer.
         pub blob: Option<Digest>,
+        /// Its JSON. Earlier versions did not write it down.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub json: Option<Digest>,
     }
 }
 

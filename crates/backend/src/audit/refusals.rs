@@ -82,7 +82,9 @@ impl Refusals {
                 Kind::Path { .. } | Kind::Name { .. } => {}
                 // These stand for more than the last of them says.
                 Kind::Account { .. } | Kind::Client { .. } => (event.claimed, event.path) = (None, String::new()),
-                Kind::Anybody { .. } => (event.claimed, event.client, event.path) = (None, None, String::new()),
+                Kind::Anybody { .. } => {
+                    (event.claimed, event.client, event.peer, event.path) = (None, None, None, String::new());
+                }
             }
             event.since = Some(std::mem::take(&mut tally.since));
             event.count = Some(std::mem::take(&mut tally.count));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use berth_places::Share;
 use berth_registry::{Body, Interrupted};
 use berth_storage::BlobStream;
 use berth_traces::Span;
@@ -15,9 +16,15 @@ use futures::{Stream, StreamExt, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 /// How long a client may send nothing in the middle of a body. The whole body may take as long as it likes.
 const BODY_IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// How long a small body may take however few its bytes are, and how many bytes a second it must have brought after that.
+/// Forms, JSON and manifests are made before they are sent: who takes longer holds a place for nothing.
+const SMALL_BODY_MAX: Duration = Duration::from_secs(15);
+const SMALL_BODY_BYTES_PER_S_MIN: u32 = 4 << 10;
 
 /// How much of a body is read and thrown away so that a client that is refused early reads the answer rather than
 /// finding its connection reset, in bytes.
@@ -114,6 +121,28 @@ pub(crate) fn incoming(body: Incoming) -> Body {
     .boxed()
 }
 
+/// A small body, which has to come soon. Whoever sends it holds `share` until it has come.
+pub(crate) fn hasten(body: Body, share: Option<Share>) -> Body {
+    hasten_within(SMALL_BODY_MAX, body, share)
+}
+
+fn hasten_within(limit: Duration, body: Body, share: Option<Share>) -> Body {
+    let late = Instant::now() + limit;
+    stream::unfold(Some((body, late, share)), |reading| async {
+        let (mut body, late, share) = reading?;
+        match tokio::time::timeout_at(late, body.next()).await {
+            Ok(Some(Ok(bytes))) => {
+                let more =
+                    Duration::from_secs(1).saturating_mul(u32::try_from(bytes.len()).unwrap_or(u32::MAX)) / SMALL_BODY_BYTES_PER_S_MIN;
+                Some((Ok(bytes), Some((body, late + more, share))))
+            }
+            Ok(Some(Err(_))) | Err(_) => Some((Err(Interrupted), None)),
+            Ok(None) => None,
+        }
+    })
+    .boxed()
+}
+
 /// Why a body could not be read into memory.
 pub(crate) enum Unreadable {
     /// It has more bytes than allowed.
@@ -198,6 +227,32 @@ pub(crate) async fn drain(mut body: Body) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_small_body_has_to_come_soon_and_the_longer_it_is_the_longer_it_may_take() {
+        const LIMIT: Duration = Duration::from_millis(400);
+        let bodies = berth_places::Shares::new(1);
+        let client = std::net::IpAddr::from([192, 0, 2, 1]).into();
+        // Pieces of so many bytes, 50 ms apart: how many are read before it is given up.
+        for (bytes, pieces, read) in [(1, 100, 1..=8), (0, 100, 0..=8), (4096, 30, 30..=30), (1, 3, 3..=3)] {
+            let share = bodies.take(client).unwrap();
+            let slow = stream::iter(0..pieces).then(move |_| async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(Bytes::from(vec![0; bytes]))
+            });
+            let mut body = hasten_within(LIMIT, slow.boxed(), Some(share));
+            let mut seen = 0;
+            let mut is_whole = true;
+            while let Some(piece) = body.next().await {
+                is_whole = piece.is_ok();
+                seen += usize::from(is_whole);
+            }
+            assert!(read.contains(&seen), "{seen} of {bytes} bytes");
+            assert_eq!(is_whole, seen == pieces, "{bytes} bytes");
+            drop(body);
+            drop(bodies.take(client).expect("the share is given back"));
+        }
+    }
 
     #[tokio::test]
     async fn what_a_handler_leaves_of_a_body_is_read_and_what_it_has_read_is_not_read_again() {

@@ -53,7 +53,7 @@ impl Call {
 
     /// Whose push a request belongs to: the same user from the same machine. Nothing else tells two pushes apart.
     pub(crate) fn holder(&self) -> String {
-        let address = self.view.address.map_or_else(|| "local".to_owned(), |address| address.to_string());
+        let address = self.view.remote.address().map_or_else(|| "local".to_owned(), |address| address.to_string());
         format!("{}@{address}", self.owner().unwrap_or_default())
     }
 

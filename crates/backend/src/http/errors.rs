@@ -41,14 +41,17 @@ pub(crate) fn v2_on_v1_repository() -> Answer {
 pub(crate) fn of_v2(error: &Error) -> Answer {
     let (status, code) = match error {
         Error::RepositoryUnknown(_) | Error::ImageUnknown(_) | Error::ItemUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
-        Error::PropertyInvalid(_) | Error::SearchInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+        Error::PropertyInvalid(_) | Error::SearchInvalid(_) | Error::PositionInvalid => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Error::RepositoryExists(_)
         | Error::RepositoryNotEmpty(_)
         | Error::ApiVersionsDiffer(..)
         | Error::PromotionInvalid(_)
         | Error::MigrationInvalid(_)
         | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
-        Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, "DENIED"),
+        Error::V1ImageDiffers(_) | Error::V1ImageTaken(_) | Error::V1ImageReliedOn(_) | Error::V1ImageReplaced(_) => {
+            (StatusCode::CONFLICT, "DENIED")
+        }
+        Error::V1ChainTooLong(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "UNAVAILABLE"),
         Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, "DENIED"),
         Error::ManifestUnknown(_) | Error::NotAsSchema1(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
@@ -64,6 +67,7 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         Error::ChunkOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
         Error::Interrupted => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE"),
         Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
         }
@@ -85,14 +89,17 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
     let own = error.to_string();
     let (status, message) = match error {
         Error::RepositoryUnknown(_) | Error::ItemUnknown => (StatusCode::NOT_FOUND, own.as_str()),
-        Error::PropertyInvalid(_) | Error::SearchInvalid(_) => (StatusCode::BAD_REQUEST, own.as_str()),
+        Error::PropertyInvalid(_) | Error::SearchInvalid(_) | Error::PositionInvalid => (StatusCode::BAD_REQUEST, own.as_str()),
         Error::RepositoryExists(_)
         | Error::RepositoryNotEmpty(_)
         | Error::ApiVersionsDiffer(..)
         | Error::PromotionInvalid(_)
         | Error::MigrationInvalid(_)
         | Error::PromotionTooLarge { .. } => (StatusCode::BAD_REQUEST, own.as_str()),
-        Error::V1ImageDiffers(_) => (StatusCode::CONFLICT, own.as_str()),
+        Error::V1ImageDiffers(_) | Error::V1ImageTaken(_) | Error::V1ImageReliedOn(_) | Error::V1ImageReplaced(_) => {
+            (StatusCode::CONFLICT, own.as_str())
+        }
+        Error::V1ChainTooLong(_) => (StatusCode::BAD_REQUEST, own.as_str()),
         Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, own.as_str()),
         Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, own.as_str()),
         Error::ImageUnknown(_) => (StatusCode::NOT_FOUND, "Repository not found"),
@@ -106,6 +113,7 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
         Error::V1ChecksumMissing => (StatusCode::BAD_REQUEST, "Missing Image's checksum"),
         Error::Interrupted | Error::LengthMismatch => (StatusCode::BAD_REQUEST, "Truncated layer"),
         Error::TooContended => (StatusCode::SERVICE_UNAVAILABLE, own.as_str()),
+        Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, own.as_str()),
         Error::TooManyLogins | Error::LoginsBlocked { .. } | Error::TooManyUploads { .. } | Error::TooManyJobs { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, own.as_str())
         }
@@ -130,7 +138,8 @@ pub(crate) fn of_v1(error: &Error) -> Answer {
 /// A registry's refusal to a REST client: the same statuses as over V2.
 pub(crate) fn of_rest(error: &Error) -> Answer {
     let status = of_v2(error).status();
-    let message = if status.is_server_error() { "internal error".to_owned() } else { error.to_string() };
+    let is_inside = status.is_server_error() && !matches!(error, Error::DiskFull);
+    let message = if is_inside { "internal error".to_owned() } else { error.to_string() };
     advise(rest(status, &message), error)
 }
 

@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use berth_names::ApiVersion;
+use berth_names::{ApiVersion, Work, wire};
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repositories, Repository};
-use http::header::{AsHeaderName, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{AsHeaderName, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::all::AllCall;
 use super::call::Call;
 use super::credentials::{Credentials, Secret};
 use super::demand::{self, Denied};
+use super::held::{Arrival, Full, Held};
 use super::origin::ClientView;
 use super::params::Query;
 use super::place::Place;
 use super::respond::{Answer, With};
 use super::route::{self, Api, Refusal, Route, V1, V2};
-use super::{Service, errors, head, rest, token, v2};
+use super::{Service, errors, head, rest, site, token, v2};
 use crate::audit::Event;
 use crate::server::Peer;
 
@@ -67,16 +68,27 @@ pub(super) struct TokenRequest {
 
 impl Service {
     /// Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
-    pub(super) async fn prepare(&self, head: Head, event: &mut Event) -> Result<Prepared, Box<Answer>> {
+    pub(super) async fn prepare(&self, head: Head, event: &mut Event, held: &mut Held) -> Result<Prepared, Box<Answer>> {
         let Head { peer, method, uri, headers, credentials } = head;
         head::check(&method, &uri, &headers)?;
         let target = route::target(uri.path()).map_err(|(api, refusal)| refuse(api, refusal))?;
         let api = target.api();
         let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
             .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
-        event.client = view.address;
+        event.comes_from(view.remote);
+        if site::is_foreign(&method, &headers, &view.origin) {
+            return Err(in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "a page of another site may change nothing here"));
+        }
         let query =
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
+        if peer != Peer::Operator {
+            // The form that asks for a token brings its credentials with it, and nobody has seen them yet.
+            let is_form = method == Method::POST && matches!(&target, route::Target::Docker(target) if target.is_token());
+            let is_stranger = is_form || matches!(credentials, Credentials::None);
+            let (has_body, work) = (announces_body(&headers), Work::of(method.as_str(), uri.path()));
+            let arrival = Arrival { client: view.remote.address(), is_stranger, has_body, work };
+            self.places.take(arrival, held).map_err(|full| too_many(api, full))?;
+        }
         match &target {
             route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {
                 let caller = match peer {
@@ -87,6 +99,7 @@ impl Service {
                     Peer::Unix | Peer::Tcp(_) => self.identify(None, Challenge::default(), &view, credentials, event).await?,
                 };
                 let route = rest::find(&target, &method).map_err(|refusal| refuse(Api::Rest, refusal))?;
+                debug_assert_eq!(wire::effect(method.as_str(), uri.path()), Some(route.effect()), "{method} {uri}");
                 if let rest::Rest::Browse(browse) = &route {
                     event.browses(browse.repository());
                 }
@@ -98,6 +111,8 @@ impl Service {
                 Ok(Prepared::Rest(Box::new(call)))
             }
             route::Target::Docker(target) => {
+                let agrees = |route: Route| wire::effect(method.as_str(), uri.path()) == Some(route.effect());
+                debug_assert!(target.route(&method).map_or(true, agrees), "{method} {uri}");
                 let asked = Asked { method, view, headers, query, credentials };
                 self.prepare_docker(target, asked, event).await
             }
@@ -172,7 +187,7 @@ impl Service {
         };
         let found = match (&credentials, target.map(|(_, route)| route)) {
             (Credentials::None, _) => return Ok(Caller::anonymous()),
-            (Credentials::Basic(user, secret), _) => self.access.log_in(user, secret.as_str(), view.address).await,
+            (Credentials::Basic(user, secret), _) => self.access.log_in(user, secret.as_str(), view.remote).await,
             (Credentials::Bearer(secret), _) if secret.is_access_token() => self.access.log_in_with_token(secret.as_str()).await,
             // `docker search` is V1 even where everything else is V2.
             (Credentials::Bearer(secret), Some(Route::V2(_) | Route::V1(V1::Search))) => signed(secret, TokenUse::Access).await,
@@ -246,7 +261,7 @@ fn challenge_at(place: &Place, repository: Option<&Repository>) -> Challenge {
 /// What a V1 client may ask of a V2 repository: to search it, and if the repository says so, to pull from it.
 fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
     let key = &repository.key;
-    if matches!(route, V1::Search) || (repository.serve_v1 && route.only_reads()) {
+    if matches!(route, V1::Search) || (repository.serve_v1 && !route.effect().writes()) {
         return Ok(());
     }
     Err(Box::new(if repository.serve_v1 {
@@ -254,6 +269,19 @@ fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
     } else {
         errors::v1(StatusCode::NOT_FOUND, &format!("repository {key} speaks V2; this client speaks V1"))
     }))
+}
+
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// What a request hears for which there is no place.
+fn too_many(api: Api, full: Full) -> Box<Answer> {
+    let (status, code, message) = match full {
+        Full::Client => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many requests at once: try again in a moment"),
+        Full::Strangers => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is busy: log in, or try again in a moment"),
+    };
+    Box::new(in_form_of(api, status, code, message).with(RETRY_AFTER, "1"))
 }
 
 fn first(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {

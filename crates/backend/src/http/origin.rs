@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use berth_names::{Authority, Origin, Scheme};
+use berth_registry::access::Remote;
 use http::HeaderMap;
 use http::header::{AsHeaderName, HOST};
 
@@ -22,8 +23,8 @@ pub(crate) struct ClientView {
     pub(crate) origin: Origin,
     /// The path in front of `v2/` as the client sees it: `/` behind a front, our prefix without one.
     root: String,
-    /// Who the client is, for logs.
-    pub(crate) address: Option<IpAddr>,
+    /// Who the client is, and who says so: for logs, and to slow down who guesses passwords.
+    pub(crate) remote: Remote,
 }
 
 /// The `Host` header is missing, there twice, or no host.
@@ -35,14 +36,15 @@ impl ClientView {
     pub(crate) fn new(peer: Peer, trusted: &TrustedProxies, headers: &HeaderMap, root: &str) -> Result<Self, InvalidHost> {
         let authority: Authority = single(headers, HOST).ok_or(InvalidHost)?.parse().map_err(|_| InvalidHost)?;
         if !trusted.trusts(peer) || !FORWARDING.iter().any(|name| headers.contains_key(*name)) {
-            return Ok(Self { origin: Origin::new(Scheme::Http, authority), root: root.to_owned(), address: peer.ip() });
+            return Ok(Self { origin: Origin::new(Scheme::Http, authority), root: root.to_owned(), remote: peer.ip().into() });
         }
         let scheme = scheme(headers);
         let origin = match (authority.port(), forwarded_port(headers)) {
             (None, Some(port)) => Origin::on_port(scheme, &authority, port),
             _ => Origin::new(scheme, authority),
         };
-        Ok(Self { origin, root: "/".to_owned(), address: client_address(headers, trusted).or(peer.ip()) })
+        let remote = Remote { peer: peer.ip(), claimed: client_address(headers, trusted) };
+        Ok(Self { origin, root: "/".to_owned(), remote })
     }
 
     /// The path in front of `v1/` or `v2/` as the client sees it.
@@ -115,7 +117,7 @@ mod tests {
             map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
         }
         let peer = if peer == "unix" { Peer::Unix } else { Peer::Tcp(peer.parse().unwrap()) };
-        ClientView::new(peer, &TrustedProxies::default(), &map, ROOT)
+        ClientView::new(peer, &TrustedProxies::this_host(), &map, ROOT)
     }
 
     #[test]
@@ -126,7 +128,7 @@ mod tests {
             assert_eq!(seen.origin.to_string(), "https://r.example:444");
             assert_eq!(seen.location_root("docker/20.10.24"), "/");
             assert_eq!(seen.location_root("docker/1.6.2 go/1"), "https://r.example:444/");
-            assert_eq!(seen.address, Some("192.0.2.7".parse().unwrap()));
+            assert_eq!(seen.remote.address(), Some("192.0.2.7".parse().unwrap()));
         }
         let lost = view("unix", &[("host", "r.example"), ("x-forwarded-proto", "https"), ("x-forwarded-port", "444")]).unwrap();
         assert_eq!(lost.origin.to_string(), "https://r.example:444");
@@ -141,7 +143,7 @@ mod tests {
         let seen = view("203.0.113.9:5", &spoofed).unwrap();
         assert_eq!(seen.origin.to_string(), "http://r.example");
         assert_eq!(seen.location_root(""), ROOT);
-        assert_eq!(seen.address, Some("203.0.113.9".parse().unwrap()));
+        assert_eq!(seen.remote.address(), Some("203.0.113.9".parse().unwrap()));
     }
 
     #[test]
@@ -161,7 +163,21 @@ mod tests {
         ] {
             let mut headers = vec![("host", "a")];
             headers.extend(hops.iter().map(|hop| ("x-forwarded-for", *hop)));
-            assert_eq!(view("unix", &headers).unwrap().address, client.map(|client| client.parse().unwrap()), "{hops:?}");
+            assert_eq!(view("unix", &headers).unwrap().remote.address(), client.map(|client| client.parse().unwrap()), "{hops:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_claims_stands_beside_who_it_is() {
+        let claim = [("host", "a"), ("x-forwarded-for", "192.0.2.7")];
+        let (claimed, local) = (Some("192.0.2.7".parse().unwrap()), "127.0.0.1".parse().unwrap());
+        for (peer, headers, remote) in [
+            ("127.0.0.1:9", &claim[..], Remote { peer: Some(local), claimed }),
+            ("unix", &claim, Remote { peer: None, claimed }),
+            ("127.0.0.1:9", &claim[..1], Remote { peer: Some(local), claimed: None }),
+            ("203.0.113.9:5", &claim, Remote { peer: Some("203.0.113.9".parse().unwrap()), claimed: None }),
+        ] {
+            assert_eq!(view(peer, headers).unwrap().remote, remote);
         }
     }
 

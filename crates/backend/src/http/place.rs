@@ -3,11 +3,9 @@
 //! A front binds an address to one repository, or to all of them. At an address of all, names begin with the key of a
 //! repository (`docker-local/team/app`), and what docker asks of the address as a whole is about no repository at all.
 
+use berth_names::wire::ALL_REPOSITORIES;
 use berth_names::{ImageName, Origin, RepositoryKey};
 use berth_registry::access::Audience;
-
-/// What stands in our paths where the repository's key would, for an address of all repositories. No key is like it.
-pub(crate) const ALL: &str = "_all";
 
 /// Where a request is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ impl Place {
 
     /// How the logs call it.
     pub(crate) fn label(&self) -> &str {
-        self.repository().map_or(ALL, RepositoryKey::as_str)
+        self.repository().map_or(ALL_REPOSITORIES, RepositoryKey::as_str)
     }
 
     /// The audience of signed tokens that are good here.
@@ -76,7 +74,7 @@ mod tests {
 
     #[test]
     fn no_repository_is_called_like_all_of_them() {
-        assert!(ALL.parse::<RepositoryKey>().is_err());
+        assert!(ALL_REPOSITORIES.parse::<RepositoryKey>().is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@ mod access;
 mod backup;
 mod browse;
 mod forms;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod images;
 mod job;
 mod migration;
@@ -17,6 +19,7 @@ mod system;
 
 use std::sync::Arc;
 
+use berth_names::wire::Effect;
 use berth_names::{AccountName, ApiVersion, ImageName, RepositoryKey};
 use berth_registry::access::{Access, Caller, Policy, Right};
 use berth_registry::v1::migration::JobId;
@@ -32,6 +35,7 @@ use super::origin::ClientView;
 use super::params::Query;
 use super::respond::{Answer, With, json, whole};
 use super::route::{Refusal, Target};
+use super::site;
 use crate::audit::{Audit, PAGE_ENTRIES_MAX};
 pub(crate) use browse::Browse;
 #[cfg(test)]
@@ -221,6 +225,42 @@ fn security(method: &Method, path: &str) -> Result<Rest, Refusal> {
     }
 }
 
+impl Rest {
+    /// What it does, as [`berth_names::wire`] has it.
+    pub(crate) fn effect(&self) -> Effect {
+        match self {
+            Self::SystemPing | Self::Alive | Self::Ready => Effect::Pings,
+            Self::List(_)
+            | Self::Get(..)
+            | Self::ListTokens
+            | Self::Audit
+            | Self::ListRepositories
+            | Self::GetRepository(_)
+            | Self::SystemVersion
+            | Self::Receipts(_)
+            | Self::ListJobs
+            | Self::GetJob(_)
+            | Self::Freed
+            | Self::BackupProgress
+            | Self::Description => Effect::Reads,
+            Self::Put(..)
+            | Self::Post(..)
+            | Self::Delete(..)
+            | Self::ChangePassword
+            | Self::CreateToken
+            | Self::RevokeToken(_)
+            | Self::CreateRepository(_)
+            | Self::UpdateRepository(_)
+            | Self::DeleteRepository(_)
+            | Self::Promote(..)
+            | Self::Migrate(_)
+            | Self::CollectGarbage
+            | Self::MakeBackup => Effect::Writes,
+            Self::Browse(browse) => browse.effect(),
+        }
+    }
+}
+
 /// What a route demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
@@ -370,8 +410,12 @@ fn said(status: StatusCode, text: String) -> Answer {
     whole(status, "text/plain; charset=utf-8", text.into())
 }
 
-/// Reads a JSON body, in which nothing unknown may stand: what we don't know we can't do.
-async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Answer> {
+/// Reads a JSON body, in which nothing unknown may stand: what we don't know we can't do. It must be said to be JSON, which
+/// a page of another site can't say without asking us first.
+async fn read_json<T: DeserializeOwned>(call: &RestCall, body: Body) -> Result<T, Answer> {
+    if !site::is_json(&call.headers) {
+        return Err(errors::rest(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header Content-Type: application/json"));
+    }
     let bytes = match read_limited(body, BODY_BYTES_MAX).await {
         Ok(bytes) => bytes,
         Err(Unreadable::TooLarge) => return Err(errors::rest(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")),

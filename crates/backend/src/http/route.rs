@@ -3,12 +3,13 @@
 //! Paths are read from the right-hand end, because an image may itself be called `tags` or `blobs/uploads`.
 //! What a proxy in front could read differently (percent signs, empty or dot segments, backslashes) is refused.
 
+use berth_names::wire::{ALL_REPOSITORIES, API_PREFIXES, DOCKER_PREFIX, Effect, TREE_PREFIX};
 use berth_names::{Digest, ImageName, InvalidReference, Reference, Tag};
 use berth_registry::UploadId;
 use berth_registry::v1::ImageId;
 use http::Method;
 
-use super::place::{self, Place};
+use super::place::Place;
 
 /// Which API a path belongs to, and therefore what its errors look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,12 +164,6 @@ pub(crate) struct DockerTarget<'p> {
     rest: &'p str,
 }
 
-/// The prefixes under which everything is found: Artifactory's, and the same without its context path.
-const PREFIXES: [&str; 2] = ["/artifactory/api/", "/api/"];
-
-/// What stands in front of the files of a repository's tree.
-const TREE: &str = "/artifactory/";
-
 /// Finds the repository and the API that a path is about.
 pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let unsafe_path = path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'%' | b'\\' | b'?' | b'#'))
@@ -177,11 +172,11 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     if is_health(path) {
         return Ok(Target::Health(path));
     }
-    if let Some(rest) = path.strip_prefix(TREE).filter(|rest| !rest.is_empty() && *rest != "api" && !rest.starts_with("api/")) {
+    if let Some(rest) = path.strip_prefix(TREE_PREFIX).filter(|rest| !rest.is_empty() && *rest != "api" && !rest.starts_with("api/")) {
         return if unsafe_path { Err((Api::Rest, Refusal::UnsafePath)) } else { Ok(Target::Tree(rest)) };
     }
-    let rest = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)).ok_or((Api::Rest, Refusal::NotFound));
-    let rest = match rest.map(|rest| (rest.strip_prefix("docker/"), rest)) {
+    let rest = API_PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)).ok_or((Api::Rest, Refusal::NotFound));
+    let rest = match rest.map(|rest| (rest.strip_prefix(DOCKER_PREFIX), rest)) {
         Ok((None, _)) if unsafe_path => return Err((Api::Rest, Refusal::UnsafePath)),
         Ok((None, rest)) => return Ok(Target::Rest(rest)),
         // Actions on a repository lie among its docker paths, and no docker path looks like one.
@@ -203,7 +198,7 @@ pub(crate) fn target(path: &str) -> Result<Target<'_>, (Api, Refusal)> {
     let (key, tail) = parts?;
     let api = api(tail).ok_or((Api::Rest, Refusal::NotFound))?;
     let rest = tail.get(3..).unwrap_or_default();
-    let (place, rest) = if key == place::ALL {
+    let (place, rest) = if key == ALL_REPOSITORIES {
         among_all(api, rest).map_err(|refusal| (api, refusal))?
     } else {
         (Place::Own(key.parse().map_err(|_| (api, Refusal::NotFound))?), rest)
@@ -239,7 +234,7 @@ pub(crate) fn is_health(path: &str) -> bool {
 fn is_action(docker: &str) -> bool {
     let (front, action) = docker.split_once('/').unwrap_or((docker, ""));
     // A repository may be called `jobs` as well.
-    if front == place::ALL {
+    if front == ALL_REPOSITORIES {
         return false;
     }
     let is_job = front == "jobs" && !matches!(action.split('/').next(), Some("v1" | "v2"));
@@ -274,13 +269,13 @@ impl V1 {
         }
     }
 
-    /// Whether nothing is changed by it. Logging in changes nothing either, whatever its method.
-    pub(crate) fn only_reads(&self) -> bool {
+    /// What it does, as [`berth_names::wire`] has it.
+    pub(crate) fn effect(&self) -> Effect {
         match self {
-            Self::Ping
-            | Self::CreateUser
-            | Self::GetUser
-            | Self::Search
+            Self::Ping => Effect::Pings,
+            // Nobody is created: docker asks whether the password is right.
+            Self::CreateUser | Self::GetUser => Effect::LogsIn,
+            Self::Search
             | Self::GetRepositoryImages { .. }
             | Self::GetProperties { .. }
             | Self::GetRepositoryJson { .. }
@@ -289,7 +284,7 @@ impl V1 {
             | Self::GetTagJson { .. }
             | Self::GetImageJson { .. }
             | Self::GetLayer { .. }
-            | Self::GetAncestry { .. } => true,
+            | Self::GetAncestry { .. } => Effect::Reads,
             Self::PutRepository { .. }
             | Self::PutRepositoryImages { .. }
             | Self::PutTag { .. }
@@ -297,7 +292,40 @@ impl V1 {
             | Self::DeleteRepository { .. }
             | Self::PutImageJson { .. }
             | Self::PutLayer { .. }
-            | Self::PutChecksum { .. } => false,
+            | Self::PutChecksum { .. } => Effect::Writes,
+        }
+    }
+}
+
+impl V2 {
+    /// What it does, as [`berth_names::wire`] has it.
+    pub(crate) fn effect(&self) -> Effect {
+        match self {
+            Self::Base => Effect::Pings,
+            Self::Token => Effect::LogsIn,
+            Self::Catalog
+            | Self::Tags { .. }
+            | Self::GetManifest { .. }
+            | Self::GetBlob { .. }
+            | Self::UploadStatus { .. }
+            | Self::Referrers { .. } => Effect::Reads,
+            Self::PutManifest { .. }
+            | Self::DeleteManifest { .. }
+            | Self::DeleteBlob { .. }
+            | Self::StartUpload { .. }
+            | Self::AppendUpload { .. }
+            | Self::FinishUpload { .. }
+            | Self::CancelUpload { .. } => Effect::Writes,
+        }
+    }
+}
+
+impl Route {
+    /// What it does, as [`berth_names::wire`] has it.
+    pub(crate) fn effect(&self) -> Effect {
+        match self {
+            Self::V1(route) => route.effect(),
+            Self::V2(route) => route.effect(),
         }
     }
 }
@@ -320,6 +348,11 @@ impl Target<'_> {
 }
 
 impl DockerTarget<'_> {
+    /// Whether it is about tokens.
+    pub(crate) fn is_token(&self) -> bool {
+        self.api == Api::V2 && self.rest == "token"
+    }
+
     /// What the request asks there.
     pub(crate) fn route(&self, method: &Method) -> Result<Route, Refusal> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
@@ -493,4 +526,8 @@ fn invalid_reference(invalid: InvalidReference) -> Refusal {
 }
 
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod work;

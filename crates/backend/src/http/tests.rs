@@ -13,12 +13,15 @@ use crate::server;
 mod access;
 mod all;
 mod browse;
+mod classes;
 mod described;
 mod life;
 mod migration;
+mod places;
 mod schema1;
 mod search;
 mod shown;
+mod site;
 mod tools;
 
 const PASSWORD: &str = "correct horse";
@@ -100,7 +103,7 @@ impl Backend {
             let shutdown = async {
                 let _ = stopped.await;
             };
-            server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
+            server::serve(config.places.connections, listeners, move |request| service.clone().answer(request), shutdown).await;
             tokio::task::spawn_blocking(move || audit_writer.join()).await.unwrap().unwrap();
             drop(opened);
         }));
@@ -129,6 +132,10 @@ impl Backend {
         }
         for (name, value) in headers.iter().filter(|(name, value)| !value.is_empty() && *name != "Host") {
             head += &format!("{name}: {value}\r\n");
+        }
+        // As a script would, unless the test says otherwise, if only by an empty value.
+        if is_rest(&path) && !body.is_empty() && !headers.iter().any(|(name, _)| *name == "Content-Type") {
+            head += "Content-Type: application/json\r\n";
         }
         if !headers.iter().any(|(name, _)| *name == "Content-Length") {
             head += &format!("Content-Length: {}\r\n", body.len());
@@ -181,6 +188,10 @@ impl Backend {
         assert_eq!(pushed.status, 201, "{}", pushed.text());
         manifest
     }
+}
+
+fn is_rest(path: &str) -> bool {
+    matches!(route::target(path.split('?').next().unwrap_or_default()), Ok(route::Target::Rest(_)))
 }
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";

@@ -118,7 +118,7 @@ async fn identify(asking: &Asking<'_>, request: &Request, audience: &Audience) -
     }
     match &request.credentials {
         Credentials::None => Ok(Some(Caller::anonymous())),
-        Credentials::Basic(user, secret) => asking.access.log_in(user, secret.as_str(), asking.view.address).await,
+        Credentials::Basic(user, secret) => asking.access.log_in(user, secret.as_str(), asking.view.remote).await,
         Credentials::Bearer(secret) => asking.access.log_in_with_token(secret.as_str()).await,
         Credentials::V1Token(_) | Credentials::Invalid => Ok(None),
     }

@@ -168,7 +168,8 @@ pub(crate) async fn put_repository(call: &Call, image: &ImageName, body: Request
         Ok(ids) => {
             // Docker asks for each next, and skips those that are there: they must stay until it has set its tags.
             let ids: Vec<ImageId> = ids.into_iter().collect();
-            call.registry.lease_v1_images(&call.repository.key, &ids, &call.holder()).await?;
+            let eyes = call.v1_eyes();
+            call.registry.lease_v1_images(&call.repository.key, &ids, &call.holder(), call.viewer(&eyes).sees_all).await?;
             Ok(fresh(with_session(call, image, "write", json(StatusCode::OK, &"")).await?))
         }
         Err(refused) => refused,
@@ -229,11 +230,8 @@ pub(crate) async fn put_tag(call: &Call, image: &ImageName, tag: &Tag, body: Req
     let Ok(id) = id else { return bad("Invalid data") };
     let Ok(id) = id.parse::<ImageId>() else { return Ok(errors::v1(StatusCode::NOT_FOUND, "Image not found")) };
     let (repository, eyes) = (&call.repository.key, call.v1_eyes());
-    // A tag makes everything below it readable: it must be known to whoever sets the tag.
-    if !call.registry.is_v1_chain_visible(repository, &id, call.viewer(&eyes)).await? {
-        return Err(Error::V1ImageUnknown(id));
-    }
-    call.registry.put_v1_tag((repository, image, tag), &id, call.user_agent(), call.push(image, &call.holder())).await?;
+    let (holder, pusher) = (call.holder(), call.viewer(&eyes));
+    call.registry.put_v1_tag((repository, image, tag), &id, call.user_agent(), call.push(image, &holder), pusher).await?;
     call.registry.keep_newest_tags(&call.repository, image, tag).await?;
     Ok(fresh(done()))
 }
@@ -313,7 +311,7 @@ fn image_answer(image: ImageContent) -> Answer {
 
 pub(crate) async fn put_layer(call: &Call, id: &ImageId, body: RequestBody) -> Outcome {
     let eyes = call.v1_eyes();
-    call.registry.put_v1_layer(&call.repository.key, id, body, call.viewer(&eyes)).await?;
+    call.registry.put_v1_layer(&call.repository.key, id, body, call.viewer(&eyes), &call.holder()).await?;
     Ok(fresh(done()))
 }
 
@@ -333,7 +331,7 @@ fn layer_answer(call: &Call, layer: &BlobContent) -> Answer {
 
 pub(crate) async fn put_checksum(call: &Call, id: &ImageId) -> Outcome {
     let claimed: Vec<String> = [CHECKSUM_PAYLOAD, CHECKSUM].into_iter().filter_map(|name| call.header(name)).map(str::to_owned).collect();
-    call.registry.put_v1_checksum(&call.repository.key, id, &claimed).await?;
+    call.registry.put_v1_checksum(&call.repository.key, id, &claimed, call.owner()).await?;
     Ok(fresh(done()))
 }
 

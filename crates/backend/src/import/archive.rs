@@ -130,7 +130,7 @@ async fn legacy_tag(import: &mut Import, chains: &mut Chains<Legacy>, text: &str
     let (image, tag) = import.name(text)?;
     let id: ImageId = id.parse().map_err(|_| Trouble::Skip("it has no valid image id".to_owned()))?;
     chains.bring(import, &id).await?;
-    import.registry.put_v1_tag((&import.repository.key, &image, &tag), &id, "", PUSH).await?;
+    import.registry.put_v1_tag((&import.repository.key, &image, &tag), &id, "", PUSH, super::VIEWER).await?;
     import.keep_newest(&image, &tag).await
 }
 

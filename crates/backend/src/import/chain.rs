@@ -3,15 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use berth_registry::Error;
-use berth_registry::v1::{Claim, ImageId};
+use berth_registry::v1::{CHAIN_IMAGES_MAX, Claim, ImageId};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::feed::{Feed, Meter};
 use super::{HOLDER, Import, Trouble, VIEWER};
-
-/// The longest chain of parents that is followed. Docker's storage drivers end at 127.
-const ANCESTORS_MAX: usize = 1024;
 
 /// Where V1 images come from.
 pub(super) trait Source {
@@ -80,7 +77,9 @@ impl<S: Source> Chains<S> {
                 Some(Ok(())) => break,
                 Some(Err(why)) => return Err(why.clone()),
                 None if !seen.insert(id) => return Err(format!("image {id}: it is below itself")),
-                None if chain.len() == ANCESTORS_MAX => return Err(format!("image {top}: more than {ANCESTORS_MAX} images are below it")),
+                None if chain.len() == CHAIN_IMAGES_MAX => {
+                    return Err(format!("image {top}: its chain has more than {CHAIN_IMAGES_MAX} images"));
+                }
                 None => chain.push(id),
             }
             next = self.source.json(&id).and_then(|json| parent_of(&json)).map_err(|why| format!("image {id}: {why}"))?;
@@ -103,7 +102,7 @@ impl<S: Source> Chains<S> {
         // Only with its layer at hand is there any use in its JSON.
         let Feed { body, outcome } = self.source.layer(id, &import.meter).map_err(Trouble::Skip)?;
         registry.put_v1_json(&key, id, json, VIEWER, HOLDER).await?;
-        let stored = import.watch(&format!("image {id:.12}"), registry.put_v1_layer(&key, id, body, VIEWER)).await;
+        let stored = import.watch(&format!("image {id:.12}"), registry.put_v1_layer(&key, id, body, VIEWER, HOLDER)).await;
         match (stored, outcome.await) {
             (Ok(()), Ok(Ok(_))) => {}
             (Err(Error::Interrupted), Ok(Err(error))) => return Err(Trouble::Skip(format!("its layer can't be read: {error}"))),

@@ -271,8 +271,15 @@ fn number(field: &[u8]) -> Option<u64> {
         let is_small = high.iter().enumerate().all(|(at, byte)| *byte == if at == 0 { 0x80 } else { 0 });
         return is_small.then(|| low.try_into().ok().map(u64::from_be_bytes))?;
     }
-    let text = std::str::from_utf8(until_nul(field)).ok()?.trim_matches(' ');
-    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
+    // As Go reads it: blanks and NULs around the digits are none of them.
+    let is_blank = |byte: &u8| matches!(byte, b' ' | 0);
+    let start = field.iter().position(|byte| !is_blank(byte)).unwrap_or(field.len());
+    let text = std::str::from_utf8(until_nul(&field[start..])).ok()?.trim_end_matches(' ');
+    match text {
+        "" => Some(0),
+        text if text.starts_with('+') => None,
+        text => u64::from_str_radix(text, 8).ok(),
+    }
 }
 
 fn until_nul(field: &[u8]) -> &[u8] {
@@ -304,5 +311,7 @@ fn join(base: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(super) mod tests;

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -16,12 +15,15 @@ use super::*;
 /// Longer than anything here takes, and shorter than the real limits.
 const SOON: Duration = Duration::from_secs(5);
 
+const LIMITS: Limits = Limits { connections: 64, operator_connections: 2, head: HEAD_MAX, drain: DRAIN_MAX };
+
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A server that names its peer; `/wait` holds its answer back until told.
 struct Server {
     _directory: tempfile::TempDir,
     socket: PathBuf,
+    operator: PathBuf,
     tcp: SocketAddr,
     waiting: Arc<Notify>,
     answer: Arc<Notify>,
@@ -34,7 +36,8 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/backend.sock");
         let listen = Listen { unix: Some(socket.clone()), tcp: Some("127.0.0.1:0".parse().unwrap()) };
-        let listeners = bind(&listen, None).await.unwrap();
+        let operator = directory.path().join("operator/backend.sock");
+        let listeners = bind(&listen, Some(&operator)).await.unwrap();
         let tcp = listeners.tcp.as_ref().unwrap().local_addr().unwrap();
         let (waiting, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (stop, stopped) = oneshot::channel();
@@ -52,7 +55,7 @@ impl Server {
                         Some(Peer::Tcp(_)) => "tcp",
                         None => "none",
                     };
-                    Response::new(Full::new(Bytes::from_static(peer.as_bytes())))
+                    (Response::new(Full::new(Bytes::from_static(peer.as_bytes()))), ())
                 }
             }
         };
@@ -60,11 +63,19 @@ impl Server {
             let _ = stopped.await;
         };
         let task = tokio::spawn(serve_within(limits, listeners, service, shutdown));
-        Self { _directory: directory, socket, tcp, waiting, answer, stop: Some(stop), task }
+        Self { _directory: directory, socket, operator, tcp, waiting, answer, stop: Some(stop), task }
     }
 
     async fn connect(&self) -> UnixStream {
         UnixStream::connect(&self.socket).await.unwrap()
+    }
+
+    /// A connection whose request is under way until [`Server::answer`] is rung.
+    async fn busy(&self) -> UnixStream {
+        let mut busy = self.connect().await;
+        busy.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        self.waiting.notified().await;
+        busy
     }
 
     fn stop(&mut self) {
@@ -151,16 +162,48 @@ async fn a_server_with_every_place_taken_still_stops() {
 }
 
 #[tokio::test]
-async fn with_every_place_taken_the_next_waits_its_turn() {
+async fn with_every_place_in_use_the_next_waits_its_turn() {
     let server = Server::start(Limits { connections: 1, ..LIMITS }).await;
-    let mut first = server.connect().await;
-    first.write_all(REQUEST).await.unwrap();
-    answer(&mut first).await;
+    let mut first = server.busy().await;
     let mut second = server.connect().await;
     second.write_all(REQUEST).await.unwrap();
     assert!(timeout(Duration::from_millis(200), second.read(&mut [0; 64])).await.is_err());
-    drop(first);
+    server.answer.notify_one();
+    answer(&mut first).await;
+    // It is idle now, and gives way.
     answer(&mut second).await;
+    ends(&mut first).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_and_one_with_half_a_head_give_way_when_places_are_short() {
+    let server = Server::start(Limits { connections: 2, ..LIMITS }).await;
+    let mut slow = TcpStream::connect(server.tcp).await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut idle = TcpStream::connect(server.tcp).await.unwrap();
+    idle.write_all(REQUEST).await.unwrap();
+    answer(&mut idle).await;
+    let mut newcomer = server.connect().await;
+    newcomer.write_all(REQUEST).await.unwrap();
+    answer(&mut newcomer).await;
+    ends(&mut slow).await;
+    // What was idle for a shorter time stayed.
+    idle.write_all(REQUEST).await.unwrap();
+    answer(&mut idle).await;
+}
+
+#[tokio::test]
+async fn the_operator_is_answered_while_clients_use_every_place() {
+    let server = Server::start(Limits { connections: 2, ..LIMITS }).await;
+    let _busy = [server.busy().await, server.busy().await];
+    let mut waiting = server.connect().await;
+    waiting.write_all(REQUEST).await.unwrap();
+    for _ in 0..5 {
+        let mut operator = UnixStream::connect(&server.operator).await.unwrap();
+        operator.write_all(REQUEST).await.unwrap();
+        answer(&mut operator).await;
+    }
+    assert!(timeout(Duration::from_millis(50), waiting.read(&mut [0; 64])).await.is_err());
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@
 //! - What can't be understood is set aside under another name, never deleted, and is then as if it had never been there.
 //! - One process at a time orders certificates: the one that holds the [`Lock`].
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::SystemTime;
@@ -60,6 +60,9 @@ impl Store {
             .mode(DIRECTORY_MODE)
             .create(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
+        // There may be one that somebody made otherwise, with keys of accounts and certificates in it.
+        fs::set_permissions(&directory, Permissions::from_mode(DIRECTORY_MODE))
+            .with_context(|| format!("cannot close {} to others", directory.display()))?;
         let store = Self(directory);
         // To know now and not when a certificate has been issued that can't be kept. Several processes may do so at once.
         let probe = format!("probe-{}", process::id());

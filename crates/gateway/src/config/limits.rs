@@ -54,7 +54,7 @@ fn size(
     }
 }
 
-fn wait(field: &str, said: Option<&Spanned<u64>>, default: Duration, problems: &mut Problems<'_>) -> Duration {
+pub(super) fn wait(field: &str, said: Option<&Spanned<u64>>, default: Duration, problems: &mut Problems<'_>) -> Duration {
     let Some(said) = said else { return default };
     match *said.get_ref() {
         seconds @ 1..=WAIT_S_MAX => Duration::from_secs(seconds),

@@ -35,7 +35,7 @@ fn networks(networks: &[Network]) -> Vec<String> {
 }
 
 fn upstream(table: UpstreamTable, directory: &Path) -> Vec<Server> {
-    let UpstreamTable { unix, tcp, servers } = table;
+    let UpstreamTable { unix, tcp, servers, .. } = table;
     let endpoint = |unix: Option<&Path>, tcp: Option<Address>| match (unix, tcp) {
         (Some(socket), _) => Some(Endpoint::Unix(directory.join(socket))),
         (None, tcp) => tcp.map(|address| Endpoint::Tcp(SocketAddr::from(address).to_string())),

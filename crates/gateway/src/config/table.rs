@@ -22,6 +22,9 @@ pub(super) struct File {
     pub drain_timeout_s: Option<Spanned<u64>>,
     /// Where the backend is.
     pub upstream: Spanned<UpstreamTable>,
+    /// What clients may hold of the whole gateway.
+    #[serde(default)]
+    pub places: PlacesTable,
     /// The limits of every binding that says nothing else.
     #[serde(default)]
     pub limits: LimitsTable,
@@ -113,6 +116,8 @@ pub(super) struct UpstreamTable {
     pub unix: Option<Spanned<PathBuf>>,
     /// IP address and port of the backend.
     pub tcp: Option<Address>,
+    /// How long the backend may take for the first byte of an answer that needs no long work.
+    pub first_byte_timeout_s: Option<Spanned<u64>>,
     /// `[[upstream.server]]`: several backends over one store.
     #[serde(default, rename = "server")]
     pub servers: Vec<Spanned<ServerTable>>,
@@ -226,6 +231,16 @@ pub(super) struct LimitsTable {
     pub keepalive_timeout_s: Option<Spanned<u64>>,
     pub body_idle_timeout_s: Option<Spanned<u64>>,
     pub min_body_bytes_per_second: Option<u32>,
+}
+
+/// `[places]`: see [`crate::limits::Places`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlacesTable {
+    pub connections: Option<Spanned<u64>>,
+    pub connections_per_client: Option<Spanned<u64>>,
+    pub requests_per_client: Option<Spanned<u64>>,
+    pub bodies_per_client: Option<Spanned<u64>>,
 }
 
 /// An IP address and a port.

@@ -286,6 +286,31 @@ fn limits_of_the_file_are_those_of_a_binding_that_says_nothing_else() {
 }
 
 #[test]
+fn places_have_bounds_and_defaults_that_no_client_can_use_up() {
+    let places = |text: &str| parse(&format!("{text}{}", plain("127.0.0.1:80"))).map(|config| config.places);
+    assert_eq!(places("").unwrap(), Places::default());
+    assert_eq!(places("[places]\nconnections = 1000\nrequests_per_client = 7\n").unwrap().requests_per_client(), 7);
+    assert_eq!(places("[places]\nconnections = 1000\n").unwrap().bounds().per_client, 500);
+    for (field, expected) in [
+        ("connections = 10", "4:15: `connections` is from 64 to 1048576"),
+        ("bodies_per_client = 0", "4:21: `bodies_per_client` is from 1 to 16384"),
+        ("requests_per_client = 20000", "4:23: `requests_per_client` is from 1 to 16384"),
+        ("conections = 5", "4:1: unknown field `conections`"),
+    ] {
+        let problems = places(&format!("[places]\n{field}\n")).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].starts_with(expected), "{field}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_backend_has_a_minute_for_the_first_byte_unless_the_file_says_otherwise() {
+    let first_byte = |line: &str| parse(&format!("{line}{}", plain("127.0.0.1:80"))).map(|config| config.first_byte.as_secs());
+    assert_eq!(first_byte(""), Ok(60));
+    assert_eq!(first_byte("first_byte_timeout_s = 5\n"), Ok(5));
+    assert_eq!(first_byte("first_byte_timeout_s = 0\n"), Err(vec!["3:24: `first_byte_timeout_s` is from 1 to 3600 seconds".to_owned()]));
+}
+
+#[test]
 fn a_proxy_protocol_needs_somebody_to_believe() {
     let binding = format!("{}proxy_protocol = true\n", plain("127.0.0.1:80"));
     assert!(problems(&binding)[0].starts_with("3:1: `proxy_protocol` needs `trusted_proxies`"));

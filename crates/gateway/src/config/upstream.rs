@@ -18,7 +18,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// The backends. What is wrong with them is a problem.
 pub(super) fn read(table: Spanned<UpstreamTable>, files: &mut Files<'_>, problems: &mut Problems<'_>) -> Vec<Server> {
     let span = table.span();
-    let UpstreamTable { unix, tcp, servers } = table.into_inner();
+    let UpstreamTable { unix, tcp, servers, .. } = table.into_inner();
     if servers.is_empty() {
         let address = address(unix.as_ref(), tcp, span, files, problems);
         return address.map(|address| Server { address, tls: None }).into_iter().collect();

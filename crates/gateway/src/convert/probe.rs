@@ -2,10 +2,10 @@
 //! send. There are a dozen ways to write the same rewrite; what they have in common is what comes out.
 
 use berth_names::RepositoryKey;
+use berth_names::wire::ALL_REPOSITORIES;
 
 use super::ledger::Id;
 use super::site::Target;
-use crate::rewrite::ALL_REPOSITORIES;
 
 /// Stands for the key of a repository where it comes from the host.
 pub(super) const HOST_LABEL: &str = "zzhost";

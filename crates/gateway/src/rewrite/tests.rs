@@ -295,6 +295,30 @@ fn browsers_are_redirected_and_registry_clients_never() {
 }
 
 #[test]
+fn a_redirect_leads_to_its_own_origin_whatever_is_asked_for() {
+    let to = Origin::new(Scheme::Https, "r.example".parse().unwrap());
+    let listener = listener_of(Scheme::Http, 80, Binding { redirect: Some(to), ..binding(Bound::Nothing) });
+    for hostile in [
+        "//evil.example/",
+        "/\\evil.example/",
+        "\\\\evil.example/",
+        "/%5cevil.example/",
+        "/%2f%2fevil.example",
+        "@evil.example/",
+        ".evil.example/",
+        "/\r\nX: y",
+    ] {
+        assert!(action(&listener, hostile, &["x"]).is_err(), "{hostile:?}");
+    }
+    for odd in ["/@evil.example/", "/?//evil.example/", "/evil.example:80/", "/x?next=https://evil.example/"] {
+        match action(&listener, odd, &["x"]) {
+            Ok(Action::Redirect(url)) => assert_eq!(url, format!("https://r.example{odd}")),
+            refused => assert!(refused.is_err(), "{odd:?}: {refused:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_is_public_and_what_trusted_proxies_say_becomes_the_origin() {
     let inner = listener(Scheme::Http, 8080);
     let mapped = listener_of(
@@ -325,12 +349,58 @@ fn an_acme_server_is_answered_on_plain_http_whatever_host_it_asks_for() {
     assert_eq!(action(&https(443), "/.well-known/acme-challenge/token", &["a"]), Err(Refusal::NotFound));
 }
 
+/// What the backend would be asked, at an address of every kind that passes anything on.
+fn at_every_address(docker_path: &str) -> Vec<Upstream> {
+    let (from_host, from_path) = (listener_of(Scheme::Https, 443, binding(Bound::RepositoryFromHost)), binding(Bound::RepositoryFromPath));
+    let console = listener_of(Scheme::Https, 443, binding(Bound::Console(None)));
+    let asked = [
+        ask(&https(443), docker_path, &["a"]),
+        ask(&from_host, docker_path, &["docker-local.example"]),
+        ask(&listener_of(Scheme::Https, 443, from_path), docker_path, &["a"]),
+        ask(&console, &format!("/artifactory/api/docker/docker-local{docker_path}"), &["a"]),
+        ask(&console, &format!("/api/docker/docker-local{docker_path}"), &["a"]),
+    ];
+    asked.into_iter().map(Result::unwrap).collect()
+}
+
 #[test]
-fn only_asking_who_one_is_is_a_login() {
-    for (path, login) in
-        [("/v2/token", true), ("/v1/users/", true), ("/v1/users", true), ("/v2/a/blobs/uploads/", false), ("/v1/users/a/", false)]
-    {
-        assert_eq!(ask(&https(443), path, &["a"]).unwrap().is_login(), login, "{path}");
+fn what_a_read_only_binding_lets_pass_is_decided_by_the_whole_path_and_the_method() {
+    for (method, path, passes) in [
+        ("POST", "/v2/token", true),
+        ("POST", "/v2/token?service=a", true),
+        ("POST", "/v1/users/", true),
+        ("POST", "/v1/users", true),
+        ("GET", "/v2/anything", true),
+        ("HEAD", "/v1/repositories/v1/users", true),
+        ("OPTIONS", "/v2/", true),
+        ("DELETE", "/v2/token", false),
+        ("PUT", "/v1/users/", false),
+        ("POST", "/v2/a/blobs/uploads/", false),
+        ("POST", "/v1/users/a/", false),
+        ("POST", "/v2/team/v2/token", false),
+        ("DELETE", "/v1/repositories/v1/users", false),
+        ("DELETE", "/v1/repositories/team/v2/token", false),
+        ("PUT", "/v1/repositories/v1/users/", false),
+        ("PUT", "/v2/v1/users/manifests/users?/v2/token", false),
+        ("PATCH", "/v2/nothing", false),
+        ("PROPFIND", "/v2/", false),
+    ] {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        for upstream in at_every_address(path) {
+            assert_eq!(upstream.only_reads(&method), passes, "{method} {}", upstream.target);
+        }
+    }
+    let console = listener_of(Scheme::Https, 443, binding(Bound::Console(None)));
+    for path in [
+        "/artifactory/docker-local/team/v2/token",
+        "/artifactory/docker-local/v1/users/",
+        "/artifactory/api/storage/docker-local/team/v2/token",
+        "/api/security/tokens/v2/token",
+        "/api/docker/v2/token",
+    ] {
+        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
+            assert!(!ask(&console, path, &["a"]).unwrap().only_reads(&method), "{method} {path}");
+        }
     }
 }
 
@@ -371,6 +441,22 @@ proptest! {
     fn every_image_and_digest_passes(name in "[a-z0-9]{1,8}([._-][a-z0-9]{1,8}){0,2}(/[a-z0-9]{1,8}){0,3}", hex in "[0-9a-f]{64}", tag in "[A-Za-z0-9_][A-Za-z0-9._-]{0,20}") {
         for path in [format!("/v2/{name}/blobs/sha256:{hex}"), format!("/v2/{name}/manifests/{tag}"), format!("/v1/repositories/{name}/tags/{tag}")] {
             prop_assert_eq!(path_of(&path), Ok(format!("/artifactory/api/docker/docker-local{path}")));
+        }
+    }
+
+    /// The table of both services decides, whatever images are called.
+    #[test]
+    fn a_read_only_binding_passes_what_changes_nothing(
+        row in prop::sample::select(wire::ROWS.iter().filter(|row| row.path.starts_with("docker/*/v")).collect::<Vec<_>>()),
+        name in "(v1/users|team/v2/token|v2/token|tags|blobs/uploads|users|token|manifests/a)",
+        last in "(users|token|1[.]0|list)",
+        method in prop::sample::select(vec![Method::PUT, Method::POST, Method::PATCH, Method::DELETE]),
+    ) {
+        let path = row.path.strip_prefix("docker/*").unwrap().replace("**", &name).replace('*', &last).replace("[/]", "");
+        for upstream in at_every_address(&path) {
+            let effect = wire::effect(method.as_str(), &upstream.target);
+            let logs_in = method == Method::POST && matches!(path.as_str(), "/v2/token" | "/v1/users");
+            prop_assert_eq!(upstream.only_reads(&method), logs_in, "{} {} {:?}", method, path, effect);
         }
     }
 

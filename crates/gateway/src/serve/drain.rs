@@ -4,15 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use berth_places::Connections;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Phase, notify};
 use crate::admin;
-use crate::listener::Connections;
 
 /// How long a predecessor goes on with what is under way. Its successor serves everybody else, so there is no hurry; a
 /// day is the bound after which a transfer is no longer believed to end.
@@ -21,7 +22,7 @@ const SUCCEEDED_DRAIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Tells Pingora to stop at once, but only after the drain: its own grace period is slept through in full even when
 /// there is nothing to wait for.
 pub(super) struct Drain {
-    pub(super) connections: Connections,
+    pub(super) connections: Arc<Connections>,
     pub(super) phase: watch::Sender<Phase>,
     /// As the configuration says.
     pub(super) limit: Arc<Mutex<Duration>>,
@@ -46,7 +47,7 @@ impl ShutdownSignalWatch for Drain {
         };
         if is_succeeded {
             tokio::select! {
-                0 = self.connections.drain(SUCCEEDED_DRAIN_MAX) => {
+                0 = left(&self.connections, SUCCEEDED_DRAIN_MAX) => {
                     info!("the last transfer has ended");
                     return ShutdownSignal::FastShutdown;
                 }
@@ -59,13 +60,21 @@ impl ShutdownSignalWatch for Drain {
         self.health.drain();
         self.phase.send_replace(Phase::Stopping);
         tokio::select! {
-            open = self.connections.drain(limit) => match open {
+            open = left(&self.connections, limit) => match open {
                 0 => info!("stopped"),
                 open => warn!(connections = open, "stopped; connections were cut off"),
             },
             () = signals.recv() => warn!("stopped by a second signal; connections were cut off"),
         }
         ShutdownSignal::FastShutdown
+    }
+}
+
+/// Waits until every connection has ended, `limit` at most, and says how many have not. Accept loops must have ended.
+async fn left(connections: &Connections, limit: Duration) -> usize {
+    match timeout(limit, connections.all_ended()).await {
+        Ok(()) => 0,
+        Err(_) => connections.open(),
     }
 }
 

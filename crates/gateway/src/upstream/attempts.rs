@@ -27,6 +27,9 @@ use super::{CONNECT_MAX, Pool};
 /// Most servers that a request is sent to, and thereby how many times [`CONNECT_MAX`] a client may wait for a connection.
 const ATTEMPTS_MAX: u32 = 3;
 
+/// Why a request is not sent to a server that takes connections and answers nothing.
+pub(crate) const SILENT: &str = "every backend is silent";
+
 /// How often a request is handed on that broke off a connection made for it.
 const REPLAYS_MAX: u32 = 1;
 
@@ -56,11 +59,11 @@ pub(crate) struct Broken {
 }
 
 impl Attempts {
-    /// Puts the request on the best server that it has not been on yet.
+    /// Puts the request on the best server that it has not been on yet, which may say nothing for `silence`.
     ///
     /// # Errors
-    /// If it has been on all of them.
-    pub(crate) fn next(&mut self, current: &Pool) -> pingora::Result<Box<HttpPeer>> {
+    /// If it has been on all of them, or those that are left are silent.
+    pub(crate) fn next(&mut self, current: &Pool, silence: Duration) -> pingora::Result<Box<HttpPeer>> {
         self.leave();
         let pool = self.pool.get_or_insert_with(|| current.clone());
         let choice = match pool.only() {
@@ -73,11 +76,14 @@ impl Attempts {
         let Some((choice, member)) = choice.and_then(|choice| Some((choice, pool.members().get(choice.index)?))) else {
             return Err(Error::explain(ErrorType::ConnectNoRoute, "every backend has been tried").into_up());
         };
+        if member.health.is_silent() {
+            return Err(Error::new_up(ErrorType::Custom(SILENT)));
+        }
         member.health.enter();
         self.tried.add(choice.index);
         self.made += 1;
         self.current = Some(choice);
-        Ok(Box::new(super::peer::for_this_thread(&member.peer)))
+        Ok(Box::new(super::peer::for_this_thread(&member.peer, silence)))
     }
 
     /// The request, or a piece of it without which no server could act on it, is being sent.

@@ -13,6 +13,9 @@ use super::breaker::{Breaker, BreakerState};
 /// Probes in a row that must fail before the server counts as unwell. More than one: it may have been busy.
 const PROBE_FAILURES_MAX: u32 = 2;
 
+/// Probes in a row that must have had no answer, while no request had one, before the server counts as silent.
+const SILENCES_MAX: u32 = 2;
+
 /// [`Health::probe_failures`] before the first probe.
 const NEVER_PROBED: u32 = u32::MAX;
 
@@ -60,6 +63,10 @@ pub(super) struct Health {
     breaker: Breaker,
     /// In a row.
     probe_failures: AtomicU32,
+    /// Probes in a row in whose time nothing was answered.
+    silences: AtomicU32,
+    /// A request was answered since the last probe began.
+    is_heard: AtomicBool,
     /// What the log says.
     is_down: AtomicBool,
 }
@@ -75,6 +82,8 @@ pub(super) enum Rank {
     Unwell(usize),
     /// It does not answer. The one whose pause ends first has been down for the shortest time, or failed the least.
     Down(u64),
+    /// It takes connections and answers nothing at all.
+    Silent,
 }
 
 impl Health {
@@ -86,6 +95,8 @@ impl Health {
             failures: AtomicU64::new(0),
             breaker: Breaker::default(),
             probe_failures: AtomicU32::new(NEVER_PROBED),
+            silences: AtomicU32::new(0),
+            is_heard: AtomicBool::new(false),
             is_down: AtomicBool::new(false),
         }
     }
@@ -102,6 +113,9 @@ impl Health {
     }
 
     pub(super) fn rank(&self, now_ms: u64) -> Rank {
+        if self.is_silent() {
+            return Rank::Silent;
+        }
         let is_well = self.probed() != Probed::Unwell;
         match self.breaker.state(now_ms) {
             BreakerState::Closed if is_well => Rank::Up(self.in_flight.load(Ordering::Relaxed)),
@@ -128,6 +142,11 @@ impl Health {
     /// A request got an answer, whichever.
     pub(super) fn answered(&self) {
         self.breaker.succeed();
+        // Most of the time there is nothing to write here either.
+        if !self.is_heard.load(Ordering::Relaxed) {
+            self.is_heard.store(true, Ordering::Relaxed);
+            self.silences.store(0, Ordering::Relaxed);
+        }
         if self.is_down.load(Ordering::Relaxed) {
             self.log_change(&"it answered");
         }
@@ -140,13 +159,37 @@ impl Health {
         self.log_change(reason);
     }
 
+    /// Whether it takes connections but answers neither probes nor requests. Whoever asked it would only wait.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silences.load(Ordering::Relaxed) >= SILENCES_MAX
+    }
+
+    pub(super) fn probe_begins(&self) {
+        self.is_heard.store(false, Ordering::Relaxed);
+    }
+
+    /// A probe had no answer in its time.
+    pub(super) fn probe_unanswered(&self) {
+        // A server that answers requests is busy, not silent.
+        let silences = if self.is_heard.load(Ordering::Relaxed) { 0 } else { self.silences.load(Ordering::Relaxed).saturating_add(1) };
+        self.silences.store(silences.min(SILENCES_MAX), Ordering::Relaxed);
+        self.count_failed_probe(&"its health check had no answer");
+    }
+
     pub(super) fn probe_passed(&self, now_ms: u64) {
+        self.silences.store(0, Ordering::Relaxed);
         self.probe_failures.store(0, Ordering::Relaxed);
         self.breaker.end_pause(now_ms);
         self.log_change(&"its health check passes");
     }
 
+    /// A probe was answered badly, or refused, which a request would be too, at once.
     pub(super) fn probe_failed(&self, reason: &dyn fmt::Display) {
+        self.silences.store(0, Ordering::Relaxed);
+        self.count_failed_probe(reason);
+    }
+
+    fn count_failed_probe(&self, reason: &dyn fmt::Display) {
         let failures = match self.probe_failures.load(Ordering::Relaxed) {
             NEVER_PROBED => 1,
             failures => failures.saturating_add(1).min(PROBE_FAILURES_MAX),

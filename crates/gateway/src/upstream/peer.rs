@@ -25,8 +25,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Address, CONNECT_MAX, Server};
 
-/// How long a backend may be silent. Long, because it checks the digest of a whole layer before it answers.
-const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a backend may be silent over long work: it hashes and syncs a whole layer, or goes through all tags, before it
+/// answers.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// How long a backend may read nothing of a body.
 const STALL_MAX: Duration = Duration::from_secs(5 * 60);
@@ -117,13 +118,16 @@ pub(super) fn peer(server: &Server) -> HttpPeer {
 /// The same server, reached only by connections that this thread has kept. Pingora keeps them for all threads together, and
 /// a thread that goes on with another's has to be woken by it for every piece that comes: measured, a third of the
 /// gateway's time in small requests.
-pub(super) fn for_this_thread(peer: &HttpPeer) -> HttpPeer {
+///
+/// `silence` is how long it may say nothing while it is waited for.
+pub(super) fn for_this_thread(peer: &HttpPeer, silence: Duration) -> HttpPeer {
     static THREADS: AtomicU64 = AtomicU64::new(0);
     thread_local! {
         static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
     }
     let mut peer = peer.clone();
     peer.group_key = peer.group_key.wrapping_add(NUMBER.with(|number| *number));
+    peer.options.read_timeout = Some(silence);
     peer
 }
 

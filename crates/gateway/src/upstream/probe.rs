@@ -20,8 +20,8 @@ use super::Pool;
 /// What is asked for: whether the backend and its store can answer requests.
 const PROBE_PATH: &[u8] = b"/healthz";
 
-/// How often each server is asked.
-const PROBE_PERIOD: Duration = Duration::from_secs(5);
+/// How often each server is asked. One that falls silent is known as such after two rounds, which take [`PROBE_MAX`] each.
+const PROBE_PERIOD: Duration = Duration::from_secs(2);
 
 /// How long the answer may take, with the connection, which is a new one each time: an old one would say nothing about
 /// whether others can be had.
@@ -64,10 +64,11 @@ async fn probe_all(connector: &Arc<Connector>, pool: &Pool) {
     for member in pool.members() {
         let (connector, peer, health, pool) = (Arc::clone(connector), member.peer.clone(), Arc::clone(&member.health), pool.clone());
         probes.spawn(async move {
+            health.probe_begins();
             match timeout(PROBE_MAX, probe(&connector, &peer)).await {
                 Ok(Ok(())) => health.probe_passed(pool.now_ms()),
                 Ok(Err(error)) => health.probe_failed(&format_args!("its health check failed: {error}")),
-                Err(_) => health.probe_failed(&"its health check took too long"),
+                Err(_) => health.probe_unanswered(),
             }
         });
     }

@@ -114,7 +114,8 @@ fn every_field_of_the_annotated_file_exists() {
         }
         fields += 1;
         // In whichever table it belongs: what is unknown there is said to be unknown, and nothing else counts here.
-        let tables = ["", "[upstream]\n", "[limits]\n", "[access_log]\n", "[metrics]\n", "[traces]\n", "[acme]\n", "[[binding]]\n"];
+        let tables =
+            ["", "[upstream]\n", "[places]\n", "[limits]\n", "[access_log]\n", "[metrics]\n", "[traces]\n", "[acme]\n", "[[binding]]\n"];
         let is_known = |table: &&str| {
             let problems = Config::parse(&format!("{table}{name} = {rest}\n"), Path::new("")).unwrap_err();
             !problems.iter().any(|problem| problem.message.starts_with("unknown field"))

@@ -105,6 +105,10 @@ async fn a_read_only_binding_lets_clients_log_in_and_pull() {
         ("PUT", "/v1/images/x/layer", 405),
         ("DELETE", "/v2/app/manifests/1", 405),
         ("PATCH", "/v2/app/blobs/uploads/1", 405),
+        ("DELETE", "/v1/repositories/v1/users", 405),
+        ("DELETE", "/v1/repositories/team/v2/token", 405),
+        ("PUT", "/v1/repositories/v1/users/", 405),
+        ("DELETE", "/v2/token", 405),
     ] {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).await;
         let answer = if method == "HEAD" { client.head().await.0 } else { client.answer().await.status };

@@ -140,7 +140,7 @@ impl Access {
     /// [`Error::Unknown`], [`Error::LastAdmin`].
     pub async fn delete_user(&self, name: &AccountName) -> Result<()> {
         self.change(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             let user = self.user(name).await?;
             if is_acting_admin(&user) {
                 self.require_another_admin(name).await?;
@@ -225,7 +225,7 @@ impl Access {
     /// [`Error::Unknown`].
     pub async fn delete_group(&self, name: &AccountName) -> Result<()> {
         self.change(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             for user in self.members(name).await? {
                 let mut record = self.user(&user).await?;
                 record.groups.remove(name);
@@ -286,7 +286,7 @@ impl Access {
     /// [`Error::Unknown`].
     pub async fn delete_permission(&self, name: &AccountName) -> Result<()> {
         self.change(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             self.permission(name).await?;
             batch.delete(keys::permission(name));
             Ok(batch)

@@ -10,13 +10,13 @@ mod error;
 mod passwords;
 mod pattern;
 mod policy;
+mod remote;
 mod rights;
 mod signed;
 mod strength;
 mod throttle;
 mod tokens;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use berth_names::AccountName;
@@ -31,6 +31,7 @@ pub use passwords::random_password;
 pub use pattern::{InvalidPattern, Pattern};
 use policy::PolicyCache;
 pub use policy::{ANONYMOUS, ANY_REPOSITORY, Policy};
+pub use remote::Remote;
 pub use rights::{Right, Rights, UnknownRight};
 use signed::Signer;
 pub use signed::{ACCESS_LIFE_S, Audience, Issued, TokenUse};
@@ -89,15 +90,15 @@ impl Access {
 
     /// Who logs in with a user name and a password or access token; `None` if they don't belong together.
     ///
-    /// `from` is the client's address: too many wrong tries from there must wait.
+    /// `from` is where the request comes from: after too many wrong tries from there it must wait.
     ///
     /// # Errors
     /// [`crate::Error::TooManyLogins`], [`crate::Error::LoginsBlocked`].
-    pub async fn log_in(&self, name: &str, secret: &str, from: Option<IpAddr>) -> Result<Option<Caller>> {
+    pub async fn log_in(&self, name: &str, secret: &str, from: impl Into<Remote>) -> Result<Option<Caller>> {
         if secret.starts_with(TOKEN_PREFIX) {
             return self.token_owner(secret, Some(name)).await;
         }
-        Ok(self.passwords.verify(name, secret, from).await?.map(|(name, user)| Caller::user(name, user)))
+        Ok(self.passwords.verify(name, secret, from.into()).await?.map(|(name, user)| Caller::user(name, user)))
     }
 
     /// Whether checking this user name and secret takes long, so that it must be carried through when the client goes away.

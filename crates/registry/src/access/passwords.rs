@@ -8,7 +8,6 @@
 //! whoever asks and goes away must not get its place back before the hash is done, nor a try that does not count.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::remote::Remote;
 use super::strength::{PASSWORD_BYTES_MAX, PasswordPolicy};
 use super::throttle::{Attempt, Throttle};
 use crate::{Clock, Error, Result};
@@ -75,7 +75,7 @@ pub(super) struct Passwords {
 struct Question {
     /// The user and the password.
     digest: [u8; 32],
-    from: Option<IpAddr>,
+    from: Remote,
     /// What it is checked against: a changed password makes another question of it.
     password_hash: Arc<str>,
 }
@@ -137,7 +137,7 @@ impl Passwords {
     }
 
     /// The user, if the password is theirs. Takes equally long for users who do not exist, are disabled, or have none.
-    pub(super) async fn verify(self: &Arc<Self>, name: &str, password: &str, from: Option<IpAddr>) -> Result<Option<(AccountName, User)>> {
+    pub(super) async fn verify(self: &Arc<Self>, name: &str, password: &str, from: Remote) -> Result<Option<(AccountName, User)>> {
         if password.len() > PASSWORD_BYTES_MAX {
             return Ok(None);
         }

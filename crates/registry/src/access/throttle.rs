@@ -2,20 +2,21 @@
 //!
 //! Wrong passwords are counted by account and address together, and by address alone. After a few free tries, each wrong
 //! one makes the next wait twice as long. Names that nobody has count like any other, so the counting tells nothing.
-//! Counting by account alone would let a stranger lock anybody out.
+//! Counting by account alone would let a stranger lock anybody out. An address that a proxy claims is counted apart from the
+//! same one at first hand, and from what another proxy claims: an invented one costs nobody else a try.
 //!
 //! A try counts from when it begins. What is still being checked may turn out wrong, so nobody may have more tries under
 //! way than wrong ones are free; the next one waits until one of those is decided. A right password gives its place back, so
 //! that a hundred right ones at once from one address are let in, one after the other.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
+use super::remote::Remote;
 use crate::Clock;
 
 /// Accounts and addresses remembered at once; the least used are forgotten first.
@@ -35,8 +36,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Counted {
-    Account(String, Option<IpAddr>),
-    Address(IpAddr),
+    Account(String, Remote),
+    Address(Remote),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -67,7 +68,7 @@ enum Admission {
 pub(super) struct Attempt {
     throttle: Arc<Throttle>,
     account: String,
-    address: Option<IpAddr>,
+    from: Remote,
 }
 
 impl Throttle {
@@ -76,18 +77,18 @@ impl Throttle {
     }
 
     /// How long the next try for this account from this address must wait, if it must.
-    pub(super) fn wait(&self, account: &str, address: Option<IpAddr>) -> Option<Duration> {
-        counters(account, address).filter_map(|(counted, free)| self.left(&counted, free)).max()
+    pub(super) fn wait(&self, account: &str, from: Remote) -> Option<Duration> {
+        counters(account, from).filter_map(|(counted, free)| self.left(&counted, free)).max()
     }
 
     /// Begins a try, as soon as those under way leave one to this account and this address; or says how long it must wait.
-    pub(super) async fn begin(self: &Arc<Self>, account: &str, address: Option<IpAddr>) -> Result<Attempt, Duration> {
+    pub(super) async fn begin(self: &Arc<Self>, account: &str, from: Remote) -> Result<Attempt, Duration> {
         loop {
             // Listening before looking: what is decided in between is not missed.
             let mut decided = std::pin::pin!(self.decided.notified());
             decided.as_mut().enable();
-            match self.admit(account, address) {
-                Admission::Now => return Ok(Attempt { throttle: Arc::clone(self), account: account.to_owned(), address }),
+            match self.admit(account, from) {
+                Admission::Now => return Ok(Attempt { throttle: Arc::clone(self), account: account.to_owned(), from }),
                 Admission::Later => decided.await,
                 Admission::Blocked(wait) => return Err(wait),
             }
@@ -95,19 +96,19 @@ impl Throttle {
     }
 
     /// Looks and counts in one step: two at once don't both get the last free try.
-    fn admit(&self, account: &str, address: Option<IpAddr>) -> Admission {
+    fn admit(&self, account: &str, from: Remote) -> Admission {
         let mut under_way = self.under_way();
-        if let Some(wait) = self.wait(account, address) {
+        if let Some(wait) = self.wait(account, from) {
             return Admission::Blocked(wait);
         }
-        for (counted, free) in counters(account, address) {
+        for (counted, free) in counters(account, from) {
             // Beyond the free ones it is one at a time.
             let left = free.saturating_sub(self.recent(&counted).count).max(1);
             if under_way.get(&counted).is_some_and(|tries| *tries >= left) {
                 return Admission::Later;
             }
         }
-        for (counted, _) in counters(account, address) {
+        for (counted, _) in counters(account, from) {
             *under_way.entry(counted).or_default() += 1;
         }
         Admission::Now
@@ -138,7 +139,7 @@ impl Attempt {
         let throttle = &self.throttle;
         // Under the lock, so that it never counts neither as under way nor as wrong.
         let _under_way = throttle.under_way();
-        for (counted, _) in counters(&self.account, self.address) {
+        for (counted, _) in counters(&self.account, self.from) {
             let count = throttle.recent(&counted).count.saturating_add(1);
             throttle.failures.insert(counted, Failures { count, last_ms: throttle.clock.steady_ms() });
         }
@@ -146,14 +147,14 @@ impl Attempt {
 
     /// The account's owner was here. The address alone goes on counting: one account of one's own must not buy free tries.
     pub(super) fn succeeded(self) {
-        self.throttle.failures.remove(&Counted::Account(self.account.clone(), self.address.map(network)));
+        self.throttle.failures.remove(&Counted::Account(self.account.clone(), self.from.networks()));
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut under_way = self.throttle.under_way();
-        for (counted, _) in counters(&self.account, self.address) {
+        for (counted, _) in counters(&self.account, self.from) {
             if let Some(tries) = under_way.get_mut(&counted) {
                 *tries -= 1;
                 if *tries == 0 {
@@ -166,18 +167,11 @@ impl Drop for Attempt {
     }
 }
 
-fn counters(account: &str, address: Option<IpAddr>) -> impl Iterator<Item = (Counted, u32)> {
-    let address = address.map(network);
-    let by_account = (Counted::Account(account.to_owned(), address), FREE_BY_ACCOUNT);
-    [Some(by_account), address.map(|address| (Counted::Address(address), FREE_BY_ADDRESS))].into_iter().flatten()
-}
-
-/// One customer usually has a whole IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
-        v4 => v4,
-    }
+fn counters(account: &str, from: Remote) -> impl Iterator<Item = (Counted, u32)> {
+    let from = from.networks();
+    let by_account = (Counted::Account(account.to_owned(), from), FREE_BY_ACCOUNT);
+    let by_address = from.address().map(|_| (Counted::Address(from), FREE_BY_ADDRESS));
+    [Some(by_account), by_address].into_iter().flatten()
 }
 
 /// One second after the last try that was free, then twice as long each time.
@@ -194,20 +188,24 @@ mod tests {
 
     static NOW_MS: AtomicU64 = AtomicU64::new(1_000_000);
 
+    fn at(address: &str) -> Remote {
+        Some(address.parse().unwrap()).into()
+    }
+
     fn throttle() -> Arc<Throttle> {
         Arc::new(Throttle::new(Clock::from_fn(|| NOW_MS.load(Ordering::Relaxed))))
     }
 
-    async fn fail(throttle: &Arc<Throttle>, account: &str, address: Option<IpAddr>) {
+    async fn fail(throttle: &Arc<Throttle>, account: &str, from: Remote) {
         // The pause is over, however long it was.
-        NOW_MS.fetch_add(throttle.wait(account, address).unwrap_or_default().as_millis() as u64, Ordering::Relaxed);
-        throttle.begin(account, address).await.unwrap().failed();
+        NOW_MS.fetch_add(throttle.wait(account, from).unwrap_or_default().as_millis() as u64, Ordering::Relaxed);
+        throttle.begin(account, from).await.unwrap().failed();
     }
 
     #[tokio::test]
     async fn waiting_begins_after_free_tries_doubles_and_ends() {
         let throttle = throttle();
-        let (here, there) = (Some("192.0.2.1".parse().unwrap()), Some("192.0.2.2".parse().unwrap()));
+        let (here, there) = (at("192.0.2.1"), at("192.0.2.2"));
         for _ in 1..FREE_BY_ACCOUNT {
             fail(&throttle, "alice", here).await;
             assert_eq!(throttle.wait("alice", here), None);
@@ -227,25 +225,35 @@ mod tests {
 
         // Trying another account each time does not help, nor does another address of the same network.
         for i in 0..40_u32 {
-            fail(&throttle, &format!("user{i}"), Some(format!("2001:db8::{i:x}").parse().unwrap())).await;
+            fail(&throttle, &format!("user{i}"), at(&format!("2001:db8::{i:x}"))).await;
         }
-        assert!(throttle.wait("bob", Some("2001:db8::ffff".parse().unwrap())).is_some_and(|wait| wait > Duration::from_secs(60)));
-        assert_eq!(throttle.wait("bob", Some("2001:db8:0:1::1".parse().unwrap())), None);
+        assert!(throttle.wait("bob", at("2001:db8::ffff")).is_some_and(|wait| wait > Duration::from_secs(60)));
+        assert_eq!(throttle.wait("bob", at("2001:db8:0:1::1")), None);
         // The owner of an account is forgiven wherever in the network the wrong tries came from.
-        let (one, other) = (Some("2001:db8:0:2::1".parse().unwrap()), Some("2001:db8:0:2::2".parse().unwrap()));
+        let (one, other) = (at("2001:db8:0:2::1"), at("2001:db8:0:2::2"));
         for _ in 1..FREE_BY_ACCOUNT {
             fail(&throttle, "carol", one).await;
         }
         throttle.begin("carol", other).await.unwrap().succeeded();
         fail(&throttle, "carol", one).await;
         assert_eq!(throttle.wait("carol", one), None);
+        // Who invents an address locks out nobody that comes another way.
+        let victim = Some("198.51.100.7".parse().unwrap());
+        let invented = Remote { peer: at("127.0.0.1").peer, claimed: victim };
+        for _ in 0..40 {
+            fail(&throttle, "alice", invented).await;
+        }
+        assert!(throttle.wait("alice", invented).is_some());
+        for own in [Remote { peer: None, claimed: victim }, victim.into()] {
+            assert_eq!(throttle.wait("alice", own), None, "{own:?}");
+        }
         assert!(pause(u32::MAX, 5).is_some_and(|wait| wait == WAIT_MAX));
     }
 
     #[tokio::test]
     async fn no_more_tries_are_under_way_than_wrong_ones_are_free() {
         let throttle = throttle();
-        let here = Some("198.51.100.1".parse().unwrap());
+        let here = at("198.51.100.1");
         let mut under_way = Vec::new();
         for _ in 0..FREE_BY_ACCOUNT {
             under_way.push(throttle.begin("alice", here).await.unwrap());

@@ -111,7 +111,7 @@ impl Access {
     pub async fn revoke_token(&self, owner: &AccountName, id: &str) -> Result<()> {
         let id = Some(id).filter(|id| is_id(id)).ok_or(Error::TokenUnknown)?;
         self.change(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             let key = keys::access_token_of(owner, id);
             if self.store.get(&key).await?.is_none() {
                 return Err(Error::TokenUnknown);

@@ -8,8 +8,15 @@ use berth_storage::records::Record as _;
 use serde_json::json;
 
 use super::{CHILDREN_MAX, File, Folder, Look, Node, SCAN_ENTRIES, split_tag};
-use crate::v1::{ImageId, TREE_IMAGES_MAX, TagRecord, Viewer};
+use crate::v1::{Chains, ImageId, TREE_IMAGES_MAX, TagRecord, Viewer};
 use crate::{BlobContent, Error, Registry, Result};
+
+/// The V1 images that seen tags lead to.
+pub(super) struct SeenV1Images {
+    ids: BTreeSet<ImageId>,
+    /// Whether there are more, which are found one by one only.
+    more: bool,
+}
 
 /// Where the images are.
 pub(super) const IMAGES: &str = ".images";
@@ -87,7 +94,7 @@ impl Registry {
                 if ids.is_empty() {
                     return Err(Error::ItemUnknown);
                 }
-                folder.more = ids.len() > CHILDREN_MAX;
+                folder.more = ids.len() > CHILDREN_MAX || look.v1_images.get().is_some_and(|seen| seen.more);
                 folder.children.extend(ids.into_iter().take(CHILDREN_MAX).map(|id| (id.to_string(), true)));
                 Ok(Node::Folder(folder))
             }
@@ -133,7 +140,7 @@ impl Registry {
     /// Complete images whose id begins with `byte` and that are seen.
     async fn seen_v1_images(&self, look: &Look<'_>, byte: u8, limit: usize) -> Result<Vec<ImageId>> {
         if !(look.eyes.sees_all)(&look.repository.key) {
-            let ids = look.v1_images.get_or_try_init(|| self.v1_images_of_seen_tags(look)).await?;
+            let SeenV1Images { ids, .. } = look.v1_images.get_or_try_init(|| self.v1_images_of_seen_tags(look)).await?;
             let (first, last) = ([0; 32], [u8::MAX; 32]);
             let bound = |mut id: [u8; 32]| {
                 id[0] = byte;
@@ -158,23 +165,26 @@ impl Registry {
     }
 
     /// Every image that a seen tag leads to, [`TREE_IMAGES_MAX`] at most: in proportion to what is seen, not to what is there.
-    async fn v1_images_of_seen_tags(&self, look: &Look<'_>) -> Result<BTreeSet<ImageId>> {
+    async fn v1_images_of_seen_tags(&self, look: &Look<'_>) -> Result<SeenV1Images> {
         let key = &look.repository.key;
-        let (tops, _) = self.seen_v1_tops(key, &|image| look.sees(image)).await?;
-        let mut found = BTreeSet::new();
+        let (tops, mut all) = self.seen_v1_tops(key, &|image| look.sees(image)).await?;
+        let mut found = Chains::new();
         for top in tops {
-            let mut next = Some(top);
-            while let Some(id) = next.filter(|id| !found.contains(id) && found.len() < TREE_IMAGES_MAX) {
-                found.insert(id);
-                next = self.v1_row(key, &id).await?.and_then(|(row, _)| row.parent);
+            match self.add_v1_chain((key, &top), &mut found, TREE_IMAGES_MAX, |_, _, _| Ok(())).await {
+                Ok(has_room) => all &= has_room,
+                // It was deleted meanwhile, or can't be pulled: whoever asks for the image itself hears why.
+                Err(Error::V1ImageUnknown(_) | Error::V1ChainTooLong(_)) => {}
+                Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok(SeenV1Images { ids: found.into_keys().collect(), more: !all })
     }
 
     async fn sees_v1_image(&self, look: &Look<'_>, id: &ImageId) -> Result<bool> {
-        if let Some(ids) = look.v1_images.get() {
-            return Ok(ids.contains(id));
+        match look.v1_images.get() {
+            Some(SeenV1Images { ids, .. }) if ids.contains(id) => return Ok(true),
+            Some(SeenV1Images { more: false, .. }) => return Ok(false),
+            _ => {}
         }
         let sees = |image: &ImageName| look.sees(image);
         let viewer = Viewer { user: None, sees_all: (look.eyes.sees_all)(&look.repository.key), sees: &sees };

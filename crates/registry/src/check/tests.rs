@@ -134,3 +134,61 @@ async fn backups_under_pushes_deletions_and_collections_are_whole() {
     }
     assert!(registry.check().await.unwrap().problems.is_empty());
 }
+
+/// Flips a bit in the middle of every table of the store.
+fn damage_tables(store: &Path) -> usize {
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(store.join("meta")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() * 2 / 5;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    damaged
+}
+
+#[tokio::test]
+async fn a_damaged_block_ends_neither_a_check_nor_a_backup_and_what_was_in_it_is_named() {
+    const TAGS: u64 = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    let (repository, image) = names();
+    {
+        let (_stores, registry) = open(&store);
+        registry.create_repository(&Repository::new(repository.clone(), ApiVersion::V2)).await.unwrap();
+        for number in 0..TAGS {
+            push(&registry, &format!("t{number}").parse().unwrap(), number).await;
+        }
+    }
+    // The log is brought into tables.
+    drop(open(&store));
+    assert!(damage_tables(&store) >= 2, "a table of records and one of content");
+    let (stores, registry) = open(&store);
+    let report = registry.check().await.unwrap();
+    assert!(report.unreadable >= 2, "{:?}", report.problems);
+    assert!(report.rows > 10 * TAGS, "{} rows read", report.rows);
+    let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    assert!(problems.iter().any(|problem| problem.contains("can't be read") && problem.contains("checksum")), "{problems:?}");
+    // Whatever can't be had any more is named.
+    let mut lost = 0;
+    for number in 0..TAGS {
+        let tag: berth_names::Tag = format!("t{number}").parse().unwrap();
+        if registry.manifest(&repository, &image, &Reference::Tag(tag.clone())).await.is_err() {
+            lost += 1;
+        }
+    }
+    let named =
+        problems.iter().filter(|problem| problem.contains("the manifest dev/team/app@") || problem.contains("the tag dev/team/app:"));
+    assert!(lost > 0 && named.count() >= 1, "{lost} lost: {problems:?}");
+    let backups = stores.backups.clone();
+    let to = directory.path().join("backups");
+    let taken = tokio::task::spawn_blocking(move || backups.take(&to, 1)).await.unwrap().unwrap();
+    assert!(taken.manifest.unreadable >= 2, "{:?}", taken.manifest);
+    // It has all that can be had.
+    let restored = directory.path().join("restored");
+    restore(&taken.path, &restored, |_| {}).unwrap();
+}

@@ -125,7 +125,11 @@ impl Registry {
         let key = keys::v1_image(repository, id);
         // Whoever adds a tag or a child renews the row, which is read before they are looked for.
         let Some((image, seen)) = get_record::<v1::Image>(self.store.as_ref(), &key).await? else { return Ok(Verdict::Stays) };
-        if self.any(&keys::v1_tags_of(repository, id)).await? || self.any(&keys::v1_children(repository, id)).await? {
+        if self.any(&keys::v1_tags_of(repository, id)).await? {
+            return Ok(Verdict::Stays);
+        }
+        // Of images that stand on each other in a circle, each has one that stands on it: once one has gone, all go.
+        if self.any(&keys::v1_children(repository, id)).await? && !self.is_idle_v1_loop(repository, id).await? {
             return Ok(Verdict::Stays);
         }
         if let Some(until_ms) = self.held_until(batch, keys::v1_lease(repository, id)).await? {

@@ -26,7 +26,7 @@ use crate::v1::{ImageId, Viewer};
 use crate::{Client, Clock, Error, ExistingTag, Promotion, Push, Repository};
 
 /// Each test has its own clock: they run at the same time.
-static CLOCKS: [AtomicU64; 5] = [const { AtomicU64::new(BEGINNING_MS) }; 5];
+static CLOCKS: [AtomicU64; 6] = [const { AtomicU64::new(BEGINNING_MS) }; 6];
 const BEGINNING_MS: u64 = 1_800_000_000_000;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
@@ -42,6 +42,8 @@ struct Fixture {
     registry: Registry,
     clock: &'static AtomicU64,
 }
+
+const VIEWER: Viewer<'static> = Viewer { user: None, sees_all: true, sees: &|_| true };
 
 /// What a tag must bring.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +114,13 @@ fn layer(number: u8) -> Bytes {
     header.set_size(LAYER_BYTES as u64);
     archive.append_data(&mut header, "file", vec![number; LAYER_BYTES].as_slice()).unwrap();
     archive.into_inner().unwrap().into()
+}
+
+/// The same tar as another client sends it.
+fn gzip(layer: &[u8]) -> Bytes {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, layer).unwrap();
+    packed.finish().unwrap().into()
 }
 
 /// V1 images form a tree: 1 is the root of all, 2 and 3 stand on it, 4 and 5 on 2, 6 and 7 on 3.
@@ -231,30 +240,37 @@ impl Fixture {
     }
 
     async fn push_v1(&self, (repository, image, tag): &Place, top: u8, holder: &str) -> Content {
-        let viewer = Viewer { user: None, sees_all: true, sees: &|_| true };
         let chain = v1_chain(top);
         let ids: Vec<ImageId> = chain.iter().copied().map(v1_id).collect();
-        self.registry.lease_v1_images(repository, &ids, holder).await.unwrap();
-        let mut parent: Option<ImageId> = None;
+        self.registry.lease_v1_images(repository, &ids, holder, true).await.unwrap();
+        // Every other client is another docker, which writes the same in other bytes.
+        let is_other = holder.bytes().last().is_some_and(|byte| byte % 2 == 1);
+        let viewer = Viewer { user: Some(holder), ..VIEWER };
+        let mut below: Option<ImageId> = None;
         for number in chain {
-            let id = v1_id(number);
+            let (id, parent) = (v1_id(number), below);
+            below = Some(id);
             pause().await;
             // What is there is not sent again.
-            if self.registry.v1_image(repository, &id).await.is_err() {
-                let json = json!({ "id": id, "parent": parent });
-                match self.registry.put_v1_json(repository, &id, json.to_string().into(), viewer, holder).await {
-                    // Another client was faster.
-                    Ok(()) | Err(Error::V1ImageExists(_)) => {}
-                    Err(error) => panic!("{error}"),
-                }
-                self.registry.put_v1_layer(repository, &id, body(layer(number % LAYERS)), viewer).await.unwrap();
-                let sums = self.registry.v1_row(repository, &id).await.unwrap().unwrap().0.layer.unwrap().checksums;
-                self.registry.put_v1_checksum(repository, &id, &sums).await.unwrap();
+            if self.registry.v1_image(repository, &id).await.is_ok() {
+                continue;
             }
-            parent = Some(id);
+            let json = json!({ "id": id, "parent": parent });
+            let json = Bytes::from(if is_other { format!("{json:#}") } else { json.to_string() });
+            match self.registry.put_v1_json(repository, &id, json.clone(), viewer, holder).await {
+                Ok(()) => {}
+                // Another client was faster.
+                Err(Error::V1ImageExists(_)) => continue,
+                Err(error) => panic!("{error}"),
+            }
+            let layer = if is_other { gzip(&layer(number % LAYERS)) } else { layer(number % LAYERS) };
+            self.registry.put_v1_layer(repository, &id, body(layer.clone()), viewer, holder).await.unwrap();
+            let payload = digest_of(berth_names::Algorithm::Sha256, &[&json, b"\n".as_slice(), &layer].concat());
+            let sums = [format!("sha256:{}", payload.hex())];
+            self.registry.put_v1_checksum(repository, &id, &sums, Some(holder)).await.unwrap();
         }
         let push = Push { existing: ExistingTag::Moves, holder };
-        self.registry.put_v1_tag((repository, image, tag), &v1_id(top), "docker/1.5.0", push).await.unwrap();
+        self.registry.put_v1_tag((repository, image, tag), &v1_id(top), "docker/1.5.0", push, VIEWER).await.unwrap();
         Content::V1(v1_id(top))
     }
 
@@ -713,15 +729,15 @@ async fn pushes_of_one_user_from_one_machine_each_keep_what_they_were_told_of() 
     // The second push has been told that all is there when the first ends and its tag goes.
     let ids = [v1_id(1), v1_id(2)];
     for _ in 0..2 {
-        fixture.registry.lease_v1_images(&old, &ids, "ci@10.0.0.1").await.unwrap();
+        fixture.registry.lease_v1_images(&old, &ids, "ci@10.0.0.1", true).await.unwrap();
     }
     let push = Push { existing: ExistingTag::Moves, holder: "ci@10.0.0.1" };
     let (repository, image, tag) = (&place.0, &place.1, &place.2);
-    fixture.registry.put_v1_tag((repository, image, tag), &v1_id(2), "docker/1.9.1", push).await.unwrap();
+    fixture.registry.put_v1_tag((repository, image, tag), &v1_id(2), "docker/1.9.1", push, VIEWER).await.unwrap();
     fixture.registry.delete_v1_tag(repository, image, tag).await.unwrap();
     fixture.collect().await;
     assert_eq!((held(1).await, held(2).await), (1, 1));
-    fixture.registry.put_v1_tag((repository, image, tag), &v1_id(2), "docker/1.9.1", push).await.unwrap();
+    fixture.registry.put_v1_tag((repository, image, tag), &v1_id(2), "docker/1.9.1", push, VIEWER).await.unwrap();
     fixture.registry.delete_v1_tag(repository, image, tag).await.unwrap();
     fixture.collect().await;
     assert_eq!(fixture.file_bytes(), 0);
@@ -791,4 +807,39 @@ async fn a_clock_that_is_set_back_by_years_keeps_nothing_for_years() {
     let left: Vec<String> = registry.all_keys().await.into_iter().filter(|key| !key.starts_with(['0', 'R'])).collect();
     assert_eq!(left, Vec::<String>::new());
     assert_eq!(registry.bring_candidates_forward().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_showed_v1_clients_is_shown_anew_under_ids_that_stand_for_their_content() {
+    let fixture = fixture(&CLOCKS[5], || CLOCKS[5].load(Ordering::Relaxed));
+    fixture.create_repositories().await;
+    let registry = &fixture.registry;
+    assert_eq!(registry.finish_views().await.unwrap(), 0);
+    let place = place("dev", 0, 0);
+    let (repository, image, tag) = (&place.0, &place.1, &place.2);
+    let Content::V2(digest) = fixture.push(&place, 0b1011, Shape::Plain, "a").await else { panic!("it was pushed over V2") };
+    let rows = async |family| registry.store.scan(&keys::whole_family(family), None, 100).await.unwrap();
+    let (views, viewed) = (rows(b'E').await, rows(b's').await);
+    let top = registry.viewed_tag(repository, image, tag).await.unwrap();
+    // As an earlier version left it: other ids, and a record without a rule.
+    let key = keys::v1_view(repository, image, &digest);
+    let (mut view, _) = get_record::<records::v1::View>(registry.store.as_ref(), &key).await.unwrap().unwrap();
+    let mut batch = Batch::new();
+    for (number, shown) in (0_u8..).zip(&mut view.images) {
+        batch.delete(keys::v1_viewed(repository, &shown.id, image, &digest));
+        shown.id = ImageId::from_bytes([number; 32]);
+        batch.put(keys::v1_viewed(repository, &shown.id, image, &digest), Bytes::new());
+    }
+    let old_top = view.images.last().unwrap().id;
+    view.rule = 0;
+    batch.put_record(key, &view).delete(keys::v1_views_rule());
+    registry.store.commit(batch).await.unwrap();
+    // Until it is made anew it is not shown: what such an id brings is not certain.
+    assert!(matches!(registry.viewed_tag(repository, image, tag).await, Err(Error::V1TagUnknown(_))));
+    assert!(matches!(registry.viewed_layer(repository, &old_top, &|_| true).await, Err(Error::V1ImageUnknown(_))));
+    assert_eq!(registry.finish_views().await.unwrap(), 1);
+    assert_eq!((rows(b'E').await, rows(b's').await), (views, viewed));
+    assert_eq!(registry.viewed_tag(repository, image, tag).await.unwrap(), top);
+    fixture.verify_view(repository, image, tag).await;
+    assert_eq!(registry.finish_views().await.unwrap(), 0, "once is enough");
 }

@@ -3,6 +3,11 @@
 //! As distribution does it (protocol reference §6.5, §6.6): one V1 image for each entry of the config's history, with ids that
 //! are hashes of what is in them, and the empty layer where an entry has none. What is signed is the same each time and from
 //! every backend, so its digest is too; nothing is stored of it.
+//!
+//! Each id is made of the digests of its layer and of all layers below, the top one's of the whole config too, and none of
+//! what the config claims that layers unpack to: docker 1.6 to 1.9 keep what they have under an id, and so never get another
+//! image's layers. Two images of the same layers share the ids below the top even if they say different things about how the
+//! layers were made, which is what `docker history` shows and nothing runs by.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,6 +23,8 @@ use super::signature::{Key, pretty};
 use super::{MANIFEST_BYTES_MAX, ManifestContent};
 use crate::details::{Descriptor, OLD_PLATFORM, Wire};
 use crate::hash::digest_of;
+use crate::json::{check_names, shapes};
+use crate::v1::is_made_by_registry;
 use crate::v1::migration::{NO_TIME, is_time};
 use crate::{Error, Registry, Result, empty_layer};
 
@@ -81,7 +88,7 @@ struct ContainerConfig<'a> {
 /// What is to be signed, for an image of this name, tag, config and layers, root first.
 pub(super) fn document(name: &str, tag: &str, config: &[u8], layers: &[Digest]) -> std::result::Result<Vec<u8>, &'static str> {
     const ODD: &str = "its config can't be read";
-    if !crate::json::is_sane(config) {
+    if !crate::json::is_sane(config) || check_names(config, &shapes::CONFIG).is_err() {
         return Err(ODD);
     }
     let read: Config = serde_json::from_slice(config).map_err(|_| ODD)?;
@@ -140,9 +147,7 @@ fn below(entry: &Entry, id: &str, parent: &str) -> serde_json::Result<String> {
 /// The top image's JSON: the config without what only later dockers know.
 fn top(config: &[u8], id: &str, parent: &str, throwaway: bool) -> serde_json::Result<String> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(config)?;
-    for later in ["rootfs", "history", "parent", "throwaway"] {
-        fields.remove(later);
-    }
+    fields.retain(|name, _| !["rootfs", "history"].contains(&name.as_str()) && !is_made_by_registry(name));
     fields.insert("id".to_owned(), to_raw_value(id)?);
     if !parent.is_empty() {
         fields.insert("parent".to_owned(), to_raw_value(parent)?);

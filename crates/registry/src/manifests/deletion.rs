@@ -30,7 +30,7 @@ impl Registry {
         self.commit_with(|| async {
             let row = get_record::<records::Tag>(self.store.as_ref(), &key).await?;
             let (row, seen) = row.ok_or_else(|| Error::ManifestUnknown(Reference::Tag(tag.clone())))?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             batch.expect(key.clone(), Some(seen));
             self.remove_tag(&mut batch, (repository, image, tag), &row).await?;
             Ok((batch, ()))
@@ -48,7 +48,7 @@ impl Registry {
         loop {
             let gone = self
                 .commit_with(|| async {
-                    let mut batch = Batch::new();
+                    let mut batch = Batch::new().frees();
                     let rows = self.store.scan(&prefix, None, TAGS_PER_COMMIT_MAX).await?;
                     for (key, seen) in &rows {
                         let tag = key.text_after(&prefix).and_then(|text| text.parse::<Tag>().ok());
@@ -84,7 +84,7 @@ impl Registry {
         self.commit_with(|| async {
             let stored = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await?;
             let (WithBody { record, .. }, seen) = stored.ok_or(Error::ManifestUnknown(Reference::Digest(*digest)))?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             // Tags that come meanwhile renew the image's row, which this expects unchanged.
             let seen_image = self.expect_unused(&mut batch, repository, image, digest).await?;
             let tags = keys::tags_of(repository, image, digest);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::schema1::{SIGNED, Schema1, is_schema1};
+use crate::json::{check_names, shapes};
 use crate::{Error, Result};
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -22,6 +23,8 @@ const NEEDS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(super) media_type: String,
+    /// Whether it says itself what it is. If it does not, it is what it was pushed as first.
+    pub(super) says_what_it_is: bool,
     pub(super) needs: Vec<Need>,
     pub(super) subject: Option<Digest>,
     pub(super) artifact_type: Option<String>,
@@ -136,8 +139,16 @@ struct Descriptor {
 }
 
 impl Document {
-    /// Reads a manifest that was sent as `media_type`.
+    /// Reads a manifest that was sent as `media_type`: one that every client reads as we do.
     pub(super) fn parse(media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
+        let document = Self::read(media_type, bytes)?;
+        let shape = if document.schema1.is_some() { &shapes::SCHEMA1 } else { &shapes::MANIFEST };
+        check_names(bytes, shape).map_err(Error::ManifestInvalid)?;
+        Ok(document)
+    }
+
+    /// Reads a manifest that is stored, perhaps since before names were looked at.
+    pub(super) fn read(media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
         if !crate::json::is_sane(bytes) {
             return invalid("it is not UTF-8, nested too deep, or of too many values");
         }
@@ -147,6 +158,7 @@ impl Document {
             Some(2) => {}
             _ => return invalid("schemaVersion must be 2, or 1 as docker 1.6 to 1.9 push it"),
         }
+        let says_what_it_is = wire.media_type.is_some();
         let media_type = agreed_media_type(media_type, wire.media_type.as_deref())?;
         // A document that reads as both kinds could be shown to one client as one thing and to another as the other.
         if wire.manifests.is_some() && (wire.layers.is_some() || wire.config.is_some()) {
@@ -170,6 +182,7 @@ impl Document {
         };
         Ok(Self {
             media_type,
+            says_what_it_is,
             needs,
             subject: wire.subject.map(|subject| subject.digest),
             artifact_type: wire.artifact_type.or(config_type),
@@ -193,6 +206,7 @@ impl Document {
         }
         Ok(Self {
             media_type: media_type.to_owned(),
+            says_what_it_is: false,
             needs: manifest.layers().into_iter().map(|digest| Need::Blob { digest, size: None }).collect(),
             subject: None,
             artifact_type: None,
@@ -305,6 +319,38 @@ mod tests {
     fn the_document_says_what_it_is_if_the_header_does_not() {
         assert_eq!(Document::parse(None, image().as_bytes()).unwrap().media_type, DOCKER_MANIFEST);
         assert!(Document::parse(Some(&format!("{DOCKER_MANIFEST}; charset=utf-8")), image().as_bytes()).is_ok());
+    }
+
+    /// Go's decoder takes them for the names that they look like, and docker pulls what stands there.
+    #[test]
+    fn a_manifest_that_clients_would_read_otherwise_is_refused() {
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":7,"platform":{{"os":"linux"}}}}]}}"#, digest(3));
+        let secret = format!(r#"[{{"digest":"{}","size":2}}]"#, digest(9));
+        for (media_type, whole, part, changed) in [
+            (DOCKER_MANIFEST, image(), r#""layers""#, format!(r#""Layers":{secret},"layers""#)),
+            (DOCKER_MANIFEST, image(), r#""layers""#, format!(r#""LAYERS":{secret},"layers""#)),
+            (DOCKER_MANIFEST, image(), r#""layers""#, format!("\"layer\u{17f}\":{secret},\"layers\"")),
+            (DOCKER_MANIFEST, image(), r#""layers""#, format!(r#""\u004cayers":{secret},"layers""#)),
+            (DOCKER_MANIFEST, image(), r#""config""#, r#""CONFIG":{},"config""#.to_owned()),
+            (DOCKER_MANIFEST, image(), r#""size":2"#, format!(r#""Digest":"{}","size":2"#, digest(9))),
+            (DOCKER_MANIFEST, image(), r#""size":1"#, r#""MediaType":"a/b","size":1"#.to_owned()),
+            (DOCKER_MANIFEST, image(), r#""size":2"#, r#""size":2,"URLs":["https://evil.example"]"#.to_owned()),
+            (DOCKER_MANIFEST, image(), r#""size":2"#, r#""size":2,"data":"","data":"eA""#.to_owned()),
+            (DOCKER_MANIFEST, image(), "{\"schema", format!(r#"{{"Subject":{},"schema"#, &secret[1..secret.len() - 1])),
+            (OCI_INDEX, index.clone(), r#""os""#, r#""OS":"windows","os""#.to_owned()),
+            (OCI_INDEX, index, r#""manifests""#, format!(r#""Manifests":{secret},"manifests""#)),
+        ] {
+            assert!(Document::parse(Some(media_type), whole.as_bytes()).is_ok());
+            let text = whole.replacen(part, &changed, 1);
+            assert_ne!(text, whole);
+            assert!(matches!(Document::parse(Some(media_type), text.as_bytes()), Err(Error::ManifestInvalid(_))), "{text}");
+        }
+        // What nobody reads may be called as it likes.
+        let annotated = image().replacen("{\"schema", r#"{"annotations":{"Layers":"a","layers":"b"},"x":{"Layers":1},"schema"#, 1);
+        assert!(Document::parse(Some(DOCKER_MANIFEST), annotated.as_bytes()).is_ok());
+        // What is stored is read as before.
+        let stored = image().replacen("{\"schema", r#"{"Layers":[],"schema"#, 1);
+        assert!(Document::read(Some(DOCKER_MANIFEST), stored.as_bytes()).is_ok());
     }
 
     proptest! {

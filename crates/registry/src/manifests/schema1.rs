@@ -7,12 +7,12 @@
 use std::collections::HashSet;
 
 use berth_names::{Algorithm, Digest, ImageName, Reference, RepositoryKey};
-use berth_storage::records::{Manifest, WithBody};
-use berth_storage::{Batch, get_record, keys};
+use berth_storage::Batch;
 use serde::{Deserialize, Serialize};
 
 use super::signature::Signed;
 use crate::hash::digest_of;
+use crate::json::{check_names, shapes};
 use crate::receive::Received;
 use crate::v1::ImageId;
 use crate::{Error, Registry, Result, empty_layer};
@@ -87,6 +87,8 @@ impl Schema1 {
         if !crate::json::is_sane(&signed.payload) || read(&signed.payload).ok().as_ref() != Some(&manifest) {
             return Err("it says other things than what was signed".to_owned());
         }
+        // Its end stands in a signature's header, where nobody else looks; clients go by what was signed.
+        check_names(&signed.payload, &shapes::SCHEMA1)?;
         // Else two documents of one digest could be different things.
         if serde_json::from_slice::<Outer>(&signed.payload).is_ok_and(|inner| inner.signatures.is_some()) {
             return Err("what was signed has signatures in it".to_owned());
@@ -110,6 +112,7 @@ impl Schema1 {
             let text = entry.v1_compatibility.as_bytes();
             let json = Some(text).filter(|text| crate::json::is_sane(text)).and_then(|text| serde_json::from_slice::<V1Json>(text).ok());
             let json = json.ok_or("a v1Compatibility is no V1 image's JSON")?;
+            check_names(text, &shapes::V1_IMAGE)?;
             // Docker before 1.10 pushed some images with one twice in a row, and every docker pulls that.
             let fits = |above: &V1Json| above.id == json.id || above.parent.as_deref() == Some(json.id.to_string().as_str());
             if !above.as_ref().is_none_or(fits) {
@@ -183,23 +186,6 @@ impl Registry {
         } else {
             Err(Error::ManifestInvalid(format!("it is of {}:{}, not of what it is pushed as", manifest.name, manifest.tag)))
         }
-    }
-
-    /// Whether a signed manifest is there under this digest, which a batch that is to put one there then depends on.
-    ///
-    /// The same document signed again, or without its signatures, has the same digest. What came first stays, so that what
-    /// is under a digest does not change; but one with signatures takes the place of one without, which old clients refuse.
-    pub(super) async fn keeps_signed(
-        &self,
-        batch: &mut Batch,
-        repository: &RepositoryKey,
-        image: &ImageName,
-        digest: &Digest,
-    ) -> Result<bool> {
-        let key = keys::manifest(repository, image, digest);
-        let (stored, seen) = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await?.unzip();
-        batch.expect(key, seen);
-        Ok(stored.is_some_and(|stored| stored.record.media_type == SIGNED))
     }
 
     /// Adds to the batch that the empty layer is in the image, where it was not linked so far; returns its size. Whoever asks

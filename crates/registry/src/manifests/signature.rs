@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::json::{check_names, shapes};
+
 /// The most signatures that are looked at.
 const SIGNATURES_MAX: usize = 16;
 
@@ -97,10 +99,14 @@ impl Signed {
         Ok(Self { payload: [front, &tail].concat(), signatures })
     }
 
-    /// Verifies every signature with the key that it names.
+    /// Verifies every signature with the key that it names, and that everybody finds the same signed document.
     pub(super) fn verify(&self) -> Result<(), &'static str> {
         let payload = URL_SAFE_NO_PAD.encode(&self.payload);
-        self.signatures.iter().try_for_each(|one| one.verify(&payload))
+        self.signatures.iter().try_for_each(|one| {
+            let protected = URL_SAFE_NO_PAD.decode(&one.protected).unwrap_or_default();
+            check_names(&protected, &shapes::PROTECTED).map_err(|_| "a signature's protected header can be read in two ways")?;
+            one.verify(&payload)
+        })
     }
 }
 

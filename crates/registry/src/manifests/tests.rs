@@ -1,5 +1,7 @@
 //! Schema 1: signatures that somebody else can verify, a strict parser, and what is made of newer images.
 
+use std::collections::BTreeMap;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -222,6 +224,39 @@ fn a_config_becomes_a_chain_of_v1_images_top_first() {
             r#"{{"id":"{root}","comment":"c","created":"2020-01-01T00:00:00.5Z","container_config":{{"Cmd":["ADD x"]}},"author":"A"}}"#
         )
     );
+}
+
+#[test]
+fn an_id_stands_for_one_layer_and_one_chain_whatever_a_config_claims() {
+    let config = |claimed: u8, parent: &str| {
+        json!({ "os": "linux", parent: "f".repeat(64), "history": [{}, { "empty_layer": true }, {}],
+            "rootfs": { "diff_ids": [Digest::sha256([claimed; 32]), Digest::sha256([9; 32])] } })
+    };
+    // Ids and what they stand for, top first.
+    let images = |config: &Value, layers: &[u8]| -> Vec<(String, Value, Value)> {
+        let manifest = made(config, layers).unwrap();
+        let read = |at: usize| -> Value { serde_json::from_str(manifest["history"][at]["v1Compatibility"].as_str().unwrap()).unwrap() };
+        let image = |at: usize| (read(at)["id"].as_str().unwrap().to_owned(), manifest["fsLayers"][at].clone(), read(at)["parent"].clone());
+        (0..3).map(image).collect()
+    };
+    let mut known = BTreeMap::new();
+    for (config, layers) in [
+        (config(8, "x"), [1, 2]),
+        (config(8, "x"), [1, 3]),
+        (config(8, "x"), [3, 2]),
+        (config(8, "x"), [2, 1]),
+        (config(7, "x"), [1, 2]),
+        (config(8, "Parent"), [1, 2]),
+    ] {
+        for (id, layer, below) in images(&config, &layers) {
+            let (first_layer, first_below) = known.entry(id.clone()).or_insert((layer.clone(), below.clone()));
+            assert_eq!((&*first_layer, &*first_below), (&layer, &below), "{id}");
+        }
+    }
+    // The two below the top that begin with the same layer are one each; all tops differ.
+    assert_eq!(known.len(), 3 * 2 + 6);
+    let manifest = made(&config(8, "PARENT"), &[1, 2]).unwrap();
+    assert!(!manifest.to_string().contains(&"f".repeat(64)), "a config can't say what its image stands on");
 }
 
 #[test]

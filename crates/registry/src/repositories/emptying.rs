@@ -22,7 +22,7 @@ impl Registry {
         let row = keys::repository(key);
         self.commit_with(|| async {
             let seen = self.store.get(&row).await?.ok_or_else(|| Error::RepositoryUnknown(key.clone()))?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             batch.expect(row.clone(), Some(seen)).delete(row.clone()).put(keys::repository_emptied(key), Bytes::new());
             self.renew_repositories(&mut batch)?;
             Ok((batch, ()))
@@ -61,7 +61,7 @@ impl Registry {
             }
         }
         self.give_up_v1_images(key).await?;
-        let mut batch = Batch::new();
+        let mut batch = Batch::new().frees();
         batch.delete(keys::repository_emptied(key));
         self.store.commit(batch).await?;
         self.wake_collector();
@@ -99,7 +99,7 @@ impl Registry {
         self.delete_v1_tags(repository, image).await?;
         // The collector may be looking at the same image.
         self.commit_with(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             self.forget_properties(&mut batch, repository, &Item::Image(image.clone())).await?;
             batch.delete(keys::image(repository, image));
             Ok((batch, ()))
@@ -114,7 +114,7 @@ impl Registry {
             let rows = self
                 .commit_with(|| async {
                     let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-                    let mut batch = Batch::new();
+                    let mut batch = Batch::new().frees();
                     for (key, seen) in &rows {
                         let tag = key.text_after(&prefix).and_then(|text| text.parse().ok());
                         let (Some(tag), Some(row)) = (tag, records::Tag::decode(seen)) else { continue };
@@ -134,7 +134,7 @@ impl Registry {
         let mut after = None;
         loop {
             let rows = self.store.scan(prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             for (row, value) in &rows {
                 change(&mut batch, row, value)?;
             }
@@ -151,7 +151,7 @@ impl Registry {
         let (prefix, mut after) = (keys::v1_images(key), None);
         loop {
             let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             for id in rows.iter().filter_map(|(row, _)| row.v1_image_after(&prefix)) {
                 batch.delete(keys::v1_lease(key, &id));
                 self.look_at(&mut batch, self.clock.now_ms(), &Candidate::V1Image(key.clone(), id))?;

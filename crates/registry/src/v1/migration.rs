@@ -11,6 +11,7 @@ mod bring;
 mod config;
 mod jobs;
 mod layers;
+mod receipts;
 mod unpack;
 mod verify;
 mod walk;
@@ -19,15 +20,14 @@ use std::sync::Arc;
 
 use berth_names::{Algorithm, ApiVersion, Digest, ImageName, Reference, RepositoryKey, Tag};
 use berth_storage::records::v1::{Conversion, ReceiptLayer};
-use berth_storage::records::{self, Record as _};
+use berth_storage::records::{self, Record as _, v1};
 use berth_storage::{Batch, Key, get_record, keys};
 use bytes::Bytes;
 
 use self::config::Descriptor;
 use self::layers::{Into, Way, is_empty_tar};
-use super::images::ANCESTORS_MAX;
+use super::chain::CHAIN_IMAGES_MAX;
 use super::{ImageId, TagRecord};
-use crate::blobs::damaged;
 use crate::hash::digest_of;
 use crate::{Error, ExistingTag, Push, Registry, Repository, Result, empty_layer};
 pub use berth_storage::records::JobState;
@@ -35,6 +35,7 @@ pub use berth_storage::records::v1::Receipt;
 pub(crate) use config::{NO_TIME, is_time};
 pub(crate) use jobs::LiveJobs;
 pub use jobs::{Allowed, Allows, InvalidJobId, Job, JobId, MigrationOrder};
+pub use receipts::{ReceiptPage, Wanted};
 pub use verify::Verified;
 
 /// Receipts in one answer.
@@ -50,7 +51,7 @@ enum Broken {
     Missing(ImageId),
     #[error("the push of V1 image {0} never ended")]
     Incomplete(ImageId),
-    #[error("the chain of V1 images has more than {ANCESTORS_MAX} links, or no end")]
+    #[error("the chain of V1 images has more than {CHAIN_IMAGES_MAX} links, or no end")]
     Endless,
     #[error("the JSON of V1 image {0} can't be read")]
     Json(ImageId),
@@ -96,6 +97,7 @@ impl Errand<'_> {
 struct Link {
     id: ImageId,
     json: Bytes,
+    json_digest: Digest,
     layer: Digest,
     becomes: Conversion,
 }
@@ -134,12 +136,25 @@ impl Registry {
         Ok(Outcome::Broken(Broken::Moving))
     }
 
-    /// Whether the target's tag is what the source's became before.
+    /// Whether the target's tag is what the source's became before. That is so only if the ids still stand for what they stood
+    /// for then: clients choose them, and once no tag leads to one it can come to mean something else.
     async fn is_migrated(&self, Errand { source, target, image, tag, .. }: &Errand<'_>, id: &ImageId) -> Result<bool> {
         let rows = self.store.multi_get(&[keys::receipt(&target.key, image, tag), keys::tag(&target.key, image, tag)]).await?;
         let [Some(receipt), Some(row)] = rows.as_slice() else { return Ok(false) };
         let (Some(receipt), Some(row)) = (Receipt::decode(receipt), records::Tag::decode(row)) else { return Ok(false) };
-        Ok((&receipt.source, &receipt.image, &receipt.tag, &receipt.id) == (*source, *image, *tag, id) && receipt.manifest == row.digest)
+        if (&receipt.source, &receipt.image, &receipt.tag, &receipt.id) != (*source, *image, *tag, id) || receipt.manifest != row.digest {
+            return Ok(false);
+        }
+        let keys: Vec<Key> = receipt.layers.iter().map(|layer| keys::v1_image(source, &layer.id)).collect();
+        let rows = self.store.multi_get(&keys).await?;
+        let parents = std::iter::once(None).chain(receipt.layers.iter().map(|layer| Some(layer.id)));
+        Ok(receipt.layers.iter().zip(rows).zip(parents).all(|((layer, row), parent)| {
+            let image = row.as_ref().and_then(v1::Image::decode).filter(|image| image.complete);
+            image.is_some_and(|image| {
+                let content = (Some(image.json_digest), image.layer.map(|layer| layer.digest), image.parent);
+                content == (layer.json, Some(layer.layer), parent)
+            })
+        }))
     }
 
     async fn migrate_tag_once(&self, errand: &Errand<'_>, row: &TagRecord, seen: Bytes) -> Result<std::result::Result<Named, Broken>> {
@@ -189,6 +204,7 @@ impl Registry {
                     layer: link.layer,
                     diff_id: link.becomes.diff_id,
                     blob: (!link.is_empty()).then_some(link.becomes.digest),
+                    json: Some(link.json_digest),
                 })
                 .collect(),
             config: config.digest,
@@ -201,19 +217,19 @@ impl Registry {
     /// The chain below a V1 image, root first, with what each layer becomes; `None` if a dry run would have to read layers
     /// for that.
     async fn chain_for_v2(&self, errand: &Errand<'_>, top: &ImageId) -> Result<std::result::Result<Option<Vec<Link>>, Broken>> {
-        let (mut chain, mut next) = (Vec::new(), Some(*top));
-        while let Some(id) = next {
-            if chain.len() == ANCESTORS_MAX {
-                return Ok(Err(Broken::Endless));
-            }
-            let Some((image, _)) = self.v1_row(errand.source, &id).await? else { return Ok(Err(Broken::Missing(id))) };
-            let Some(layer) = image.layer.filter(|_| image.complete) else { return Ok(Err(Broken::Incomplete(id))) };
-            next = image.parent;
-            chain.push((id, layer));
+        let chain = match self.v1_links(errand.source, top).await {
+            Ok(chain) => chain,
+            Err(Error::V1ChainTooLong(_)) => return Ok(Err(Broken::Endless)),
+            Err(Error::V1ImageUnknown(id)) => return Ok(Err(Broken::Missing(id))),
+            Err(error) => return Err(error),
+        };
+        if let Some(link) = chain.iter().find(|link| !link.image.complete || link.image.layer.is_none()) {
+            return Ok(Err(Broken::Incomplete(link.id)));
         }
         let mut links = Vec::with_capacity(chain.len());
         let mut is_known = true;
-        for (id, layer) in chain.into_iter().rev() {
+        for (id, image) in chain.into_iter().rev().map(|link| (link.id, link.image)) {
+            let Some(layer) = image.layer else { return Ok(Err(Broken::Incomplete(id))) };
             let Some(json) = self.store.get(&keys::v1_json(errand.source, &id)).await? else { return Ok(Err(Broken::Missing(id))) };
             let becomes = match self.way_of(&layer).await? {
                 Way::AsItIs(conversion) => {
@@ -235,7 +251,7 @@ impl Registry {
                     }
                 }
             };
-            links.push(Link { id, json, layer: layer.digest, becomes });
+            links.push(Link { id, json, json_digest: image.json_digest, layer: layer.digest, becomes });
         }
         Ok(Ok(is_known.then_some(links)))
     }
@@ -265,26 +281,6 @@ impl Registry {
             Ok((batch, Named::Done))
         })
         .await
-    }
-
-    /// What tags of a repository were migrated from, behind `after`: [`RECEIPTS_MAX`] at most.
-    ///
-    /// # Errors
-    /// Only if the store fails.
-    pub async fn receipts(
-        &self,
-        repository: &RepositoryKey,
-        image: Option<&ImageName>,
-        after: Option<(&ImageName, &Tag)>,
-    ) -> Result<Vec<((ImageName, Tag), Receipt)>> {
-        let prefix = image.map_or_else(|| keys::receipts_in(repository), |image| keys::receipts(repository, image));
-        let after: Option<Key> = after.map(|(image, tag)| keys::receipt(repository, image, tag));
-        let rows = self.store.scan(&prefix, after.as_ref(), RECEIPTS_MAX).await?;
-        let read = |(key, row): (Key, Bytes)| {
-            let (_, image, tag) = keys::split_receipt(&key).ok_or_else(|| damaged(&key))?;
-            Ok(((image, tag), Receipt::decode(&row).ok_or_else(|| damaged(&key))?))
-        };
-        rows.into_iter().map(read).collect()
     }
 
     /// The two repositories of a migration, if it can go from one to the other.

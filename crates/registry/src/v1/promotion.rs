@@ -1,13 +1,13 @@
 //! Promotion of V1 images: the tags and the whole chain below each, by name only.
 
-use std::collections::BTreeMap;
-
 use berth_names::{ImageName, RepositoryKey, Tag};
 use berth_storage::keys::{self, Item};
 use berth_storage::records::v1::Image;
 use berth_storage::{Batch, get_record};
 use bytes::Bytes;
 
+use super::chain::Chains;
+use super::marks::is_same_layer;
 use super::{ImageId, TagRecord};
 use crate::blobs::random_u64;
 use crate::promotion::TAGS_MAX;
@@ -38,7 +38,7 @@ impl Registry {
             self.expect_repository(&mut batch, target).await?;
             let tags = self.v1_tags_to_promote(source, promotion).await?;
             let chains = self.chains_to_promote(source, &tags).await?;
-            for (id, (image, seen)) in &chains {
+            for (id, (_, (image, seen))) in &chains {
                 // As long as the image is there, so is its layer.
                 batch.expect(keys::v1_image(source, id), Some(seen.clone()));
                 if source == target {
@@ -107,26 +107,19 @@ impl Registry {
     }
 
     /// The rows of every image that the tags lead to.
-    async fn chains_to_promote(&self, source: &RepositoryKey, tags: &[SeenTag]) -> Result<BTreeMap<ImageId, (Image, Bytes)>> {
-        let mut chains = BTreeMap::new();
+    async fn chains_to_promote(&self, source: &RepositoryKey, tags: &[SeenTag]) -> Result<Chains<(Image, Bytes)>> {
+        let keep = |id, image: Image, seen| if image.complete { Ok((image, seen)) } else { Err(Error::V1ImageIncomplete(id)) };
+        let mut chains = Chains::new();
         for SeenTag { row, .. } in tags {
-            let mut next = Some(row.id);
-            while let Some(id) = next.filter(|id| !chains.contains_key(id)) {
-                let (image, seen) = self.v1_row(source, &id).await?.ok_or(Error::V1ImageUnknown(id))?;
-                if !image.complete {
-                    return Err(Error::V1ImageIncomplete(id));
-                }
-                if chains.len() == IMAGES_MAX {
-                    return Err(Error::PromotionTooLarge { what: "V1 images", max: IMAGES_MAX });
-                }
-                next = image.parent;
-                chains.insert(id, (image, seen));
+            if !self.add_v1_chain((source, &row.id), &mut chains, IMAGES_MAX, keep).await? {
+                return Err(Error::PromotionTooLarge { what: "V1 images", max: IMAGES_MAX });
             }
         }
         Ok(chains)
     }
 
-    /// Adds to the batch that the target has the image too. What is there already stays, if it is the same.
+    /// Adds to the batch that the target has the image too, and that a tag leads to it. What is there already stays, if it is
+    /// the same; anything else makes way as it would for a push.
     async fn add_v1_image(
         &self,
         batch: &mut Batch,
@@ -135,40 +128,40 @@ impl Registry {
         image: &Image,
     ) -> Result<()> {
         let key = keys::v1_image(target, id);
-        let before = get_record::<Image>(self.store.as_ref(), &key).await?;
-        match &before {
-            Some((there, _)) if there.complete => {
-                let layer = |image: &Image| image.layer.as_ref().map(|layer| layer.digest);
-                if there.json_digest != image.json_digest || layer(there) != layer(image) {
-                    return Err(Error::V1ImageDiffers(*id));
-                }
+        let before = self.v1_row(target, id).await?;
+        let stays = before.as_ref().map(|(there, _)| there).filter(|there| is_same(there, image));
+        let is_there = stays.is_some();
+        let row = Image { revision: random_u64()?, named: Some(true), ..stays.unwrap_or(image).clone() };
+        if let Some((there, _)) = before.as_ref().filter(|_| !is_there) {
+            // What a push that has not ended would bring is what comes now, or it is refused at its end.
+            self.give_way(batch, (target, id), there, "").await.map_err(|error| match error {
+                Error::V1ImageTaken(id) | Error::V1ImageReliedOn(id) => Error::V1ImageDiffers(id),
+                error => error,
+            })?;
+            if let Some(old) = &there.parent {
+                batch.delete(keys::v1_child(target, old, id));
             }
-            // A push that has not ended: what it would bring is what comes now, or it is refused at its end.
-            Some((there, _)) => {
-                if let Some(old) = &there.parent {
-                    batch.delete(keys::v1_child(target, old, id));
-                }
-                if let Some(layer) = &there.layer {
-                    batch.delete(keys::v1_user_of(&layer.digest, target, id));
-                    self.look_at(batch, self.clock.now_ms(), &keys::Candidate::Blob(layer.digest))?;
-                }
-            }
-            None => {}
+            self.forget_v1_layer(batch, (target, id), there.layer.as_ref())?;
         }
-        let is_there = before.as_ref().is_some_and(|(there, _)| there.complete);
-        let row = Image { revision: random_u64()?, ..before.as_ref().filter(|_| is_there).map_or(image, |(there, _)| there).clone() };
         // Renewed even if it is there: it gets a tag or a child.
         batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, &row);
+        if let Some(parent) = &row.parent {
+            // A tag leads through it.
+            batch.put(keys::v1_child(target, parent, id), Bytes::new());
+        }
         if !is_there {
             batch.put(keys::v1_json(target, id), self.v1_json(source, id).await?);
             if let Some(layer) = &image.layer {
                 properties::index(batch, target, &Item::V1Image(*id), &properties::of_v1_image(id, layer));
                 batch.put(keys::v1_user_of(&layer.digest, target, id), Bytes::new());
             }
-            if let Some(parent) = &image.parent {
-                batch.put(keys::v1_child(target, parent, id), Bytes::new());
-            }
         }
         Ok(())
     }
+}
+
+/// Whether the target has the image already.
+fn is_same(there: &Image, image: &Image) -> bool {
+    let layers = there.layer.as_ref().zip(image.layer.as_ref());
+    there.complete && there.json_digest == image.json_digest && layers.is_some_and(|(one, other)| is_same_layer(one, other))
 }

@@ -2,10 +2,14 @@
 
 use berth_names::{ImageName, RepositoryKey, Tag};
 use berth_storage::keys::{Candidate, Item};
-use berth_storage::records::{self, Record};
+use berth_storage::records::{self, Record, v1::Image};
 use berth_storage::{Batch, get_record, keys};
+use bytes::Bytes;
 
 use super::ImageId;
+use super::chain::{Chains, Link};
+use super::visible::Viewer;
+use crate::blobs::random_u64;
 use crate::properties;
 use crate::{Error, ExistingTag, Push, Registry, Result};
 
@@ -19,27 +23,30 @@ impl Registry {
     /// Points a tag to an image.
     ///
     /// # Errors
-    /// [`Error::V1ImageUnknown`] unless the image and everything below it is complete; [`Error::TagExists`].
+    /// [`Error::V1ImageUnknown`] unless the image and everything below it is complete, and known to the pusher;
+    /// [`Error::V1ImageReplaced`] if it is not what the pusher sent; [`Error::V1ChainTooLong`]; [`Error::TagExists`].
     pub async fn put_v1_tag(
         &self,
         (repository, image, tag): (&RepositoryKey, &ImageName, &Tag),
         id: &ImageId,
         user_agent: &str,
         push: Push<'_>,
+        pusher: Viewer<'_>,
     ) -> Result<()> {
         let row = TagRecord { id: *id, updated_ms: self.clock.now_ms(), user_agent: user_agent.to_owned() };
         self.commit_with(|| async {
             let mut batch = Batch::new();
             self.expect_repository(&mut batch, repository).await?;
-            self.renew_v1_image(&mut batch, repository, id).await?;
-            // What is below it stays as long as it does, so it is enough that the row just read is still there.
-            if !self.is_v1_chain_complete(repository, id).await? {
+            let chain = self.v1_links(repository, id).await?;
+            if chain.iter().any(|link| !link.image.complete) {
                 return Err(Error::V1ImageUnknown(*id));
             }
+            // A tag makes everything below it readable, and keeps it as it is.
+            self.require_known(repository, &chain, pusher).await?;
+            name_chain(&mut batch, repository, &chain)?;
             self.renew_image(&mut batch, repository, image).await?;
             self.point_v1_tag(&mut batch, (repository, image, tag), &row, push.existing).await?;
-            let named = self.v1_chain(repository, id).await?;
-            self.release(&mut batch, named.iter().map(|id| keys::v1_lease(repository, id)).collect(), push.holder).await?;
+            self.release(&mut batch, chain.iter().map(|link| keys::v1_lease(repository, &link.id)).collect(), push.holder).await?;
             Ok((batch, ()))
         })
         .await
@@ -67,7 +74,7 @@ impl Registry {
             self.look_at(batch, replaced_ms, &Candidate::V1Image(repository.clone(), old.id))?;
         }
         batch.expect(key.clone(), before.map(|(_, seen)| seen)).put_record(key, row);
-        batch.put(keys::v1_tag_of(repository, &row.id, image, tag), bytes::Bytes::new());
+        batch.put(keys::v1_tag_of(repository, &row.id, image, tag), Bytes::new());
         properties::index(batch, repository, &item, &properties::of_v1_tag(tag, row));
         properties::index(batch, repository, &Item::Image(image.clone()), &properties::of_v1_name(image));
         Ok(())
@@ -79,7 +86,7 @@ impl Registry {
     /// [`Error::V1TagUnknown`].
     pub async fn delete_v1_tag(&self, repository: &RepositoryKey, image: &ImageName, tag: &Tag) -> Result<()> {
         self.commit_with(|| async {
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             self.remove_v1_tag(&mut batch, repository, image, tag).await?;
             Ok((batch, ()))
         })
@@ -112,7 +119,7 @@ impl Registry {
         loop {
             let gone = self
                 .commit_with(|| async {
-                    let mut batch = Batch::new();
+                    let mut batch = Batch::new().frees();
                     let seen_image = self.store.get(&keys::image(repository, image)).await?;
                     batch.expect(keys::image(repository, image), seen_image.clone());
                     let rows = self.store.scan(&prefix, None, SCAN_ENTRIES).await?;
@@ -173,14 +180,30 @@ impl Registry {
     /// The ids of every image that a tag of this image name leads to, each once.
     ///
     /// # Errors
-    /// [`Error::ImageUnknown`] if it has no tags.
+    /// [`Error::ImageUnknown`] if it has no tags; [`Error::V1ChainTooLong`].
     pub async fn v1_images(&self, repository: &RepositoryKey, image: &ImageName) -> Result<Vec<ImageId>> {
-        let mut found = std::collections::BTreeSet::new();
+        let mut found = Chains::new();
         for (_, row) in self.v1_tags(repository, image).await? {
-            if !found.contains(&row.id) {
-                found.extend(self.v1_chain(repository, &row.id).await?);
-            }
+            self.add_v1_chain((repository, &row.id), &mut found, usize::MAX, |_, _, _| Ok(())).await?;
         }
-        Ok(found.into_iter().collect())
+        Ok(found.into_keys().collect())
     }
+}
+
+/// Adds to the batch that a tag leads to a chain, top first: from now on none of it makes way for anything else. The top is
+/// renewed each time, which a collector that has looked already loses against; what is below stays as long as it does.
+fn name_chain(batch: &mut Batch, repository: &RepositoryKey, chain: &[Link]) -> Result<()> {
+    for (number, Link { id, image, seen }) in chain.iter().enumerate() {
+        let is_named = image.named == Some(true);
+        if number > 0 && is_named {
+            continue;
+        }
+        let key = keys::v1_image(repository, id);
+        let renewed = Image { revision: random_u64()?, named: Some(true), ..image.clone() };
+        batch.expect(key.clone(), Some(seen.clone())).put_record(key, &renewed);
+        if let Some(parent) = image.parent.filter(|_| !is_named) {
+            batch.put(keys::v1_child(repository, &parent, id), Bytes::new());
+        }
+    }
+    Ok(())
 }

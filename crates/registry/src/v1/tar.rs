@@ -2,11 +2,16 @@
 //!
 //! Memory is bounded by one header block and [`META_BYTES_MAX`]; content streams through.
 
+use std::collections::BTreeMap;
+
 /// Everything in a tar comes in blocks of so many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 
 /// Longest GNU name or PAX record block, in bytes.
 const META_BYTES_MAX: u64 = 1 << 20;
+
+/// How the key of a PAX record begins that sets an extended attribute.
+const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// A member's header, with long names resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub(super) struct Header {
     pub(super) gname: Vec<u8>,
     pub(super) devmajor: i64,
     pub(super) devminor: i64,
+    /// Extended attributes, which tarsum passes over and unpacking does not.
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What the reader reports.
@@ -76,6 +83,7 @@ struct Overrides {
     gid: Option<i64>,
     size: Option<i64>,
     mtime: Option<i64>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl TarReader {
@@ -234,7 +242,11 @@ fn parse_header(block: &[u8]) -> Result<Header, Unreadable> {
 
 /// Up to the first NUL.
 fn text(field: &[u8]) -> Vec<u8> {
-    field.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+    text_of(field).to_vec()
+}
+
+fn text_of(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Octal digits among spaces and NULs, or GNU's base 256.
@@ -246,9 +258,15 @@ fn number(field: &[u8]) -> Result<i64, Unreadable> {
         // The value must fit 64 bits: everything shifted out must be sign.
         return digits.try_fold(start, |value, digit| value.checked_mul(256).map(|value| value | i64::from(digit)).ok_or(Unreadable));
     }
-    let trimmed = field.split(|byte| *byte == 0).find(|part| !part.is_empty()).unwrap_or_default().trim_ascii();
+    // As Go reads it: blanks and NULs around the digits are none of them, and there is no sign.
+    let start = field.iter().position(|byte| !matches!(byte, b' ' | 0)).unwrap_or(field.len());
+    let trimmed = text_of(&field[start..]).trim_ascii_end();
     let digits = std::str::from_utf8(trimmed).map_err(|_| Unreadable)?;
-    if digits.is_empty() { Ok(0) } else { i64::from_str_radix(digits, 8).map_err(|_| Unreadable) }
+    match digits {
+        "" => Ok(0),
+        digits if digits.starts_with(['+', '-']) => Err(Unreadable),
+        digits => i64::from_str_radix(digits, 8).map_err(|_| Unreadable),
+    }
 }
 
 impl Overrides {
@@ -263,6 +281,8 @@ impl Overrides {
 
     /// Records of the form `<length> <key>=<value>\n`, the length counting itself.
     fn add_pax(&mut self, mut records: &[u8]) -> Result<(), Unreadable> {
+        // The last block counts, so that a row of them can't fill the memory.
+        self.xattrs.clear();
         while !records.is_empty() {
             let space = records.iter().position(|byte| *byte == b' ').ok_or(Unreadable)?;
             let length: usize = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable)?;
@@ -286,7 +306,11 @@ impl Overrides {
             b"size" => self.size = Some(decimal()?),
             b"mtime" => self.mtime = Some(whole_seconds(value)?),
             _ if key.starts_with(b"GNU.sparse.") => return Err(Unreadable),
-            _ => {}
+            _ => {
+                if let Some(name) = key.strip_prefix(XATTR) {
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                }
+            }
         }
         Ok(())
     }
@@ -301,6 +325,7 @@ impl Overrides {
             gid: self.gid.unwrap_or(header.gid),
             size: self.size.unwrap_or(header.size),
             mtime: self.mtime.unwrap_or(header.mtime),
+            xattrs: self.xattrs,
             ..header
         }
     }
@@ -313,4 +338,29 @@ fn whole_seconds(value: &[u8]) -> Result<i64, Unreadable> {
     let seconds: i64 = whole.parse().map_err(|_| Unreadable)?;
     let below = text.starts_with('-') && fraction.bytes().any(|digit| digit != b'0');
     Ok(if below { seconds - 1 } else { seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same table stands in the backend's reader of archives.
+    #[test]
+    fn numbers_are_octal_digits_among_blanks_and_nuls() {
+        for (field, expected) in [
+            (&b"0000644\0"[..], Ok(0o644)),
+            (b"   644 \0", Ok(0o644)),
+            (b"\0\0\x00644\0\0", Ok(0o644)),
+            (b" \x00644\0 9", Ok(0o644)),
+            (b"644     ", Ok(0o644)),
+            (b"\0\0\0\0\0\0\0\0", Ok(0)),
+            (b"        ", Ok(0)),
+            (b"+0000644", Err(Unreadable)),
+            (b"-0000644", Err(Unreadable)),
+            (b"0000648\0", Err(Unreadable)),
+            (b"6 4    \0", Err(Unreadable)),
+        ] {
+            assert_eq!(number(field), expected, "{}", field.escape_ascii());
+        }
+    }
 }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_names::{ImageName, RepositoryKey, Tag};
 use berth_storage::keys;
+use berth_storage::records::v1::Image;
 
 use super::ImageId;
+use super::chain::Chains;
 use crate::{Error, Registry, Result};
 
 /// Images of one tree.
@@ -40,7 +42,8 @@ impl Registry {
     /// The trees that tags of an image, or of all images, lead to, each image before what stands on it.
     ///
     /// # Errors
-    /// [`Error::ImageUnknown`], [`Error::V1TagUnknown`]; [`Error::SearchInvalid`] beyond [`TREE_IMAGES_MAX`].
+    /// [`Error::ImageUnknown`], [`Error::V1TagUnknown`], [`Error::V1ChainTooLong`]; [`Error::SearchInvalid`] beyond
+    /// [`TREE_IMAGES_MAX`].
     pub async fn v1_tree(
         &self,
         repository: &RepositoryKey,
@@ -57,27 +60,22 @@ impl Registry {
                 (_, false) => return Err(TOO_MANY),
             },
         };
-        let mut known: BTreeMap<ImageId, (Option<ImageId>, u64)> = BTreeMap::new();
+        let mut known: Chains<(Option<ImageId>, u64)> = Chains::new();
         for top in tops {
-            let mut next = Some(top);
-            while let Some(id) = next.filter(|id| !known.contains_key(id)) {
-                if known.len() == TREE_IMAGES_MAX {
-                    return Err(TOO_MANY);
-                }
-                let (row, _) = self.v1_row(repository, &id).await?.ok_or(Error::V1ImageUnknown(id))?;
-                known.insert(id, (row.parent, row.layer.map_or(0, |layer| layer.size)));
-                next = row.parent;
+            let keep = |_, row: Image, _| Ok((row.parent, row.layer.map_or(0, |layer| layer.size)));
+            if !self.add_v1_chain((repository, &top), &mut known, TREE_IMAGES_MAX, keep).await? {
+                return Err(TOO_MANY);
             }
         }
         let mut children: BTreeMap<Option<ImageId>, BTreeSet<ImageId>> = BTreeMap::new();
-        for (id, (parent, _)) in &known {
+        for (id, (_, (parent, _))) in &known {
             children.entry(*parent).or_default().insert(*id);
         }
         let of = |parent: Option<ImageId>| children.get(&parent).into_iter().flatten().copied();
         let mut tree = Vec::with_capacity(known.len());
         let mut open: Vec<(ImageId, usize, u64)> = of(None).rev().map(|id| (id, 0, 0)).collect();
         while let Some((id, depth, below)) = open.pop() {
-            let Some((parent, size)) = known.get(&id).copied() else { continue };
+            let Some((_, (parent, size))) = known.get(&id).copied() else { continue };
             let virtual_size = below.saturating_add(size);
             open.extend(of(Some(id)).rev().map(|child| (child, depth + 1, virtual_size)));
             let tags = self.tags_at(repository, &id, sees).await?;

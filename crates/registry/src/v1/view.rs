@@ -1,26 +1,29 @@
 //! V2 images for V1 clients: a repository that says so shows each image as a chain of V1 images, one for each layer.
 //!
-//! The ids are those that docker 1.10 to 1.12 make up when they push such an image over V1 (protocol reference §4.6, §6.6):
-//! chain ids, the same for every image that begins with the same layers, and for the top one the config's digest.
-//!
 //! What must stay true:
+//! - An id stands for one content for good: it is the hash of the layer's digest, of the JSON, and of the id below. What a
+//!   config says its layers unpack to is a claim that nobody has verified, so no id is made of that, and whatever else is
+//!   pushed changes nothing of what an id brings.
 //! - The rows come and go in the commit that brings or takes the manifest, so pulls find them and write nothing.
 //! - A V1 image is seen through the names of the V2 images that it is shown of.
 
-use berth_names::{Algorithm, ApiVersion, Digest, ImageName, RepositoryKey, Tag};
+use berth_names::{ApiVersion, Digest, ImageName, RepositoryKey, Tag};
 use berth_storage::records::v1::{View, ViewImage};
 use berth_storage::records::{self, Manifest, Record as _, WithBody};
 use berth_storage::{Batch, Key, get_record, keys};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use self::synthesis::{Recipe, chain_ids, recipe_of, schema1_images, schema1_json, v1_json};
+use self::synthesis::{Recipe, image_ids, recipe_of, schema1_images, schema1_json, v1_json};
 use super::{ImageContent, ImageId};
 use crate::blobs::{BlobContent, damaged};
 use crate::details::{CONFIG_BYTES_MAX, child_for};
 use crate::{Error, Registry, Result, empty_layer};
 
 mod synthesis;
+
+/// The rule by which ids are made of configs. Under those of the first, 0, an image of one user could show another's layers.
+const RULE: u8 = 1;
 
 /// Rows that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
@@ -89,9 +92,9 @@ impl Registry {
     async fn view_of(&self, (repository, image): (&RepositoryKey, &ImageName), bytes: &[u8]) -> Result<Option<View>> {
         let Some(Recipe { config, layers }) = recipe_of(bytes) else { return self.view_of_schema1((repository, image), bytes).await };
         let Some(text) = self.config_of(repository, image, &config).await? else { return Ok(None) };
-        let Some(ids) = chain_ids(&text, &config).filter(|ids| ids.len() == layers.len()) else { return Ok(None) };
+        let Some(ids) = image_ids(&text, &layers) else { return Ok(None) };
         let images = ids.into_iter().zip(layers).map(|(id, layer)| ViewImage { id, layer: layer.digest, size: layer.size }).collect();
-        Ok(Some(View { config: Some(config), images }))
+        Ok(Some(View { config: Some(config), images, rule: RULE }))
     }
 
     /// The same for what docker 1.6 to 1.9 push over V2.
@@ -106,7 +109,7 @@ impl Registry {
             };
             images.push(ViewImage { id, layer, size });
         }
-        Ok(Some(View { config: None, images }))
+        Ok(Some(View { config: None, images, rule: RULE }))
     }
 
     async fn config_of(&self, repository: &RepositoryKey, image: &ImageName, config: &Digest) -> Result<Option<Bytes>> {
@@ -119,20 +122,44 @@ impl Registry {
         Ok(Some(pieces.concat().into()))
     }
 
-    /// Shows V1 clients what was pushed to a repository before it showed them anything. Goes on where it was interrupted.
+    /// Shows V1 clients what was pushed to a repository before it showed them anything, or under ids that an earlier version
+    /// made by another rule. Goes on where it was interrupted.
     ///
     /// # Errors
     /// Only if the store fails; the rest is done at the next start.
     pub async fn finish_views(&self) -> Result<usize> {
+        self.begin_views_of_other_rules().await?;
         let prefix = keys::v1_views_begun();
         let (mut added, begun) = (0, self.store.scan(&prefix, None, SCAN_ENTRIES).await?);
         for repository in begun.iter().filter_map(|(key, _)| key.text_after(&prefix)?.parse::<RepositoryKey>().ok()) {
             added += self.view_all(&repository).await?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::new().frees();
             batch.delete(keys::v1_view_begun(&repository));
             self.store.commit(batch).await?;
         }
         Ok(added)
+    }
+
+    async fn begin_views_of_other_rules(&self) -> Result<()> {
+        let key = keys::v1_views_rule();
+        if self.store.get(&key).await?.is_some_and(|rule| rule.as_ref() == [RULE]) {
+            return Ok(());
+        }
+        let (prefix, mut after, mut batch) = (keys::repositories(), None, Batch::new());
+        loop {
+            let rows = self.store.scan(&prefix, after.as_ref(), SCAN_ENTRIES).await?;
+            for repository in rows.iter().filter_map(|(key, _)| key.text_after(&prefix)?.parse::<RepositoryKey>().ok()) {
+                if self.shows_v1(&repository).await? {
+                    batch.put(keys::v1_view_begun(&repository), Bytes::new());
+                }
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == SCAN_ENTRIES => after = Some(last.clone()),
+                _ => break,
+            }
+        }
+        batch.put(key, Bytes::from_static(&[RULE]));
+        Ok(self.store.commit(batch).await?)
     }
 
     async fn view_all(&self, repository: &RepositoryKey) -> Result<usize> {
@@ -150,9 +177,11 @@ impl Registry {
                     for (key, row) in &rows {
                         let Some((_, image, rest)) = keys::split_image(key, &keys::all_manifests()) else { continue };
                         let (Some(digest), Some(manifest)) = (Digest::from_key(rest), WithBody::<Manifest>::decode(row)) else { continue };
+                        // What there is may be of another rule.
+                        self.remove_view(&mut batch, repository, &image, &digest).await?;
+                        // Gone in the meantime, it must not be shown.
+                        batch.expect(key.clone(), Some(row.clone()));
                         if let Some(view) = self.view_of((repository, &image), &manifest.body).await? {
-                            // Gone in the meantime, it must not be shown.
-                            batch.expect(key.clone(), Some(row.clone()));
                             put_view(&mut batch, repository, &image, &digest, &view);
                             stored += 1;
                         }
@@ -231,17 +260,22 @@ impl Registry {
 
     /// What is shown of a manifest, or of the image for `linux/amd64` among those that it lists.
     async fn view_at(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Option<View>> {
-        if let Some((view, _)) = get_record::<View>(self.store.as_ref(), &keys::v1_view(repository, image, digest)).await? {
+        if let Some(view) = self.stored_view(repository, image, digest).await? {
             return Ok(Some(view));
         }
         let key = keys::manifest(repository, image, digest);
         let Some((manifest, _)) = get_record::<WithBody<Manifest>>(self.store.as_ref(), &key).await? else { return Ok(None) };
         let Some(child) = child_for(&manifest.body) else { return Ok(None) };
-        let view = get_record::<View>(self.store.as_ref(), &keys::v1_view(repository, image, &child)).await?;
-        Ok(view.map(|(view, _)| view))
+        self.stored_view(repository, image, &child).await
     }
 
-    /// The V1 image with this id, through an image that is seen.
+    /// What is shown of a manifest. What an earlier version stored by another rule is not, until it has been made anew.
+    async fn stored_view(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Option<View>> {
+        let view = get_record::<View>(self.store.as_ref(), &keys::v1_view(repository, image, digest)).await?;
+        Ok(view.map(|(view, _)| view).filter(|view| view.rule == RULE))
+    }
+
+    /// The V1 image with this id, through an image that is seen. Whichever that is, its content is the same.
     async fn shown(&self, repository: &RepositoryKey, id: &ImageId, sees: Sees<'_>) -> Result<Shown> {
         let (prefix, mut after) = (keys::v1_viewed_in(repository, id), None);
         loop {
@@ -250,9 +284,9 @@ impl Registry {
                 if !sees(&image) {
                     continue;
                 }
-                let view = get_record::<View>(self.store.as_ref(), &keys::v1_view(repository, &image, &digest)).await?;
-                let at = view.as_ref().and_then(|(view, _)| view.images.iter().position(|shown| shown.id == *id));
-                if let Some(((view, _), at)) = view.zip(at) {
+                let view = self.stored_view(repository, &image, &digest).await?;
+                let at = view.as_ref().and_then(|view| view.images.iter().position(|shown| shown.id == *id));
+                if let Some((view, at)) = view.zip(at) {
                     return Ok(Shown { image, manifest: digest, view, at });
                 }
             }
@@ -312,9 +346,4 @@ fn put_view(batch: &mut Batch, repository: &RepositoryKey, image: &ImageName, di
         batch.put(keys::v1_viewed(repository, &shown.id, image, digest), Bytes::new());
     }
     batch.put_record(keys::v1_view(repository, image, digest), view);
-}
-
-/// Whether the algorithm gives digests that can be V1 ids.
-fn makes_ids(digest: &Digest) -> bool {
-    digest.algorithm() == Algorithm::Sha256
 }

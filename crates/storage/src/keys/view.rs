@@ -41,6 +41,11 @@ pub fn v1_views_begun() -> Prefix {
     family(b'F').prefix()
 }
 
+/// By which rule everything is shown that V1 clients are shown of V2 manifests.
+pub fn v1_views_rule() -> Key {
+    family(b'0').text("v1-views").key()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

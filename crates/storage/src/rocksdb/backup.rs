@@ -35,7 +35,7 @@ use super::options::{Memory, open_database};
 use super::{DATA, META};
 use crate::{Error, Result};
 pub(super) use contents::{close, each_data};
-use contents::{forget_uploads, settle_meta};
+use contents::{damage, forget_uploads, settle_meta};
 use facts::write_manifest;
 pub(super) use facts::{BACKUP_FORMAT, MANIFEST};
 pub use facts::{BackupError, BackupProgress, Manifest, MetaFile, Taken};
@@ -156,6 +156,8 @@ impl Backups {
             meta_files: Vec::new(),
             missing: 0,
             missing_data: Vec::new(),
+            unreadable: 0,
+            unreadable_rows: Vec::new(),
         };
         let mut copied = Copied::default();
         let db = open_database(&staging.join(META), Memory::default(), |options| options.set_disable_auto_compactions(true))?;
@@ -179,6 +181,8 @@ impl Backups {
             Ok(())
         })?;
         drop(held);
+        // A block that is damaged is so in every backup that has it: better to hear of it while there are older ones.
+        manifest.note_damage(&damage(&db)?);
         close(db)?;
         manifest.meta_files = settle_meta(&staging.join(META))?;
         sync_directories(staging)?;

@@ -13,6 +13,8 @@ use futures::stream::{self, StreamExt};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::private;
+use super::space::{Space, is_out_of_space};
 use crate::blobs::{BlobStore, BlobStream, DataId};
 use crate::chunk::Chunk;
 use crate::{Error, Result};
@@ -27,6 +29,7 @@ pub(super) struct FileBlobs {
     root: Arc<Path>,
     run: u32,
     held: Arc<Held>,
+    space: Arc<Space>,
 }
 
 /// What is to be deleted once a backup has linked what it needs; `None` while there is none.
@@ -69,19 +72,19 @@ impl Drop for DeletionsHeld<'_> {
 
 impl FileBlobs {
     /// Opens the data directory, creating it and its sub-directories durably on first use.
-    pub(super) fn open(root: &Path, run: u32) -> Result<Self> {
+    pub(super) fn open(root: &Path, run: u32, space: Arc<Space>) -> Result<Self> {
         let prepare = || -> io::Result<()> {
             if root.join(directory_name(u8::MAX)).is_dir() {
                 return Ok(());
             }
             for name in directory_names() {
-                std::fs::create_dir_all(root.join(name))?;
+                private::create_directories(&root.join(name))?;
             }
             sync_directory(root)?;
             root.parent().map_or(Ok(()), sync_directory)
         };
         prepare().map_err(|error| Error::Engine(format!("{}: {error}", root.display())))?;
-        Ok(Self { root: root.into(), run, held: Arc::default() })
+        Ok(Self { root: root.into(), run, held: Arc::default(), space })
     }
 
     /// Holds off deletions for one backup at a time. Call it where it may block: the end deletes files.
@@ -103,7 +106,7 @@ impl FileBlobs {
     ) -> Result<T> {
         let path = path_of(&self.root, data);
         let outcome = spawn_blocking(move || operation(&path)).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-        outcome.map_err(|source| Error::Data { data, source })
+        outcome.map_err(|source| if is_out_of_space(&source) { Error::Full } else { Error::Data { data, source } })
     }
 }
 
@@ -142,9 +145,14 @@ impl BlobStore for FileBlobs {
     }
 
     async fn append(&self, data: DataId, offset: u64, bytes: Bytes) -> Result<()> {
+        let space = Arc::clone(&self.space);
         self.blocking(data, move |path| {
+            // Data never takes the last of the disk: names need some to be removed.
+            if space.is_full() {
+                return Err(ErrorKind::StorageFull.into());
+            }
             let create = offset == 0;
-            let file = OpenOptions::new().write(true).create(create).truncate(create).mode(0o640).open(path)?;
+            let file = OpenOptions::new().write(true).create(create).truncate(create).mode(0o600).open(path)?;
             file.write_all_at(&bytes, offset)
         })
         .await
@@ -186,6 +194,11 @@ impl BlobStore for FileBlobs {
 
     async fn size(&self, data: DataId) -> Result<Option<u64>> {
         self.blocking(data, |path| absent_is_none(path.metadata()).map(|found| found.map(|metadata| metadata.len()))).await
+    }
+
+    fn is_whole(&self, data: DataId, size: u64) -> bool {
+        // The directory's entry is cached wherever the data is read: asking here costs less than handing it on would.
+        path_of(&self.root, data).metadata().is_ok_and(|metadata| metadata.len() == size)
     }
 
     async fn delete(&self, data: DataId) -> Result<()> {
@@ -307,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn data_reads_the_same_from_the_page_cache_from_the_disk_and_from_both() {
         let directory = tempfile::tempdir().unwrap();
-        let blobs = FileBlobs::open(directory.path(), 1).unwrap();
+        let blobs = FileBlobs::open(directory.path(), 1, Arc::new(Space::open(directory.path()).unwrap())).unwrap();
         let data = blobs.allocate();
         let content: Vec<u8> = (0..3 * Chunk::BYTES as u64 + 5).map(|at| ((at * at) >> 8) as u8).collect();
         blobs.append(data, 0, Bytes::from(content.clone())).await.unwrap();

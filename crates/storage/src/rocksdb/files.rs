@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::backup::BackupError;
 use super::data::{directory_names, sync_directory};
+use super::private;
 use super::{DATA, META};
 
 /// How a file came to be where it is.
@@ -64,7 +65,7 @@ pub(super) fn files_of(directory: &Path) -> io::Result<Vec<(String, u64)>> {
 /// Makes the directories of a store or a backup within `root`.
 pub(super) fn make_directories(root: &Path) -> Result<(), BackupError> {
     let paths = directory_names().map(|name| root.join(DATA).join(name)).chain([root.join(META)]);
-    paths.into_iter().try_for_each(|path| at(&path, std::fs::create_dir_all(&path)))
+    paths.into_iter().try_for_each(|path| at(&path, private::create_directories(&path)))
 }
 
 /// Makes it durable which files are in the directories of a store or a backup.

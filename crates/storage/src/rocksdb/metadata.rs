@@ -15,9 +15,12 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch
 use tokio::sync::{mpsc, oneshot};
 
 use super::options::{Memory, open_database};
+use super::space::Space;
 use super::tables::note_old;
+use super::walk::walk;
+use super::{log, private};
 use crate::keys::{self, Key, Prefix};
-use crate::metadata::{Batch, Durability, MetadataStore};
+use crate::metadata::{Batch, Durability, MetadataStore, Walked};
 use crate::{Error, Result};
 
 /// The format of keys and records that this build reads and writes.
@@ -35,6 +38,9 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 /// The column family of content; records are in the default one.
 pub(super) const CONTENT: &str = "content";
 
+/// What RocksDB says when there is no space left, and says to every write until it has found some.
+const OUT_OF_SPACE: &str = "No space left on device";
+
 /// Entries that are read ahead of the caller's limit, as a sanity bound on one scan.
 const SCAN_ENTRIES_MAX: usize = 10_000;
 
@@ -42,6 +48,7 @@ pub(super) struct RocksMetadata {
     db: Arc<DB>,
     queue: Option<mpsc::Sender<Request>>,
     committer: Option<JoinHandle<()>>,
+    space: Arc<Space>,
 }
 
 struct Request {
@@ -51,18 +58,25 @@ struct Request {
 
 impl RocksMetadata {
     /// Opens the database and returns it with the number of this run, which no earlier run had.
-    pub(super) fn open(path: &Path, memory: Memory) -> Result<(Self, u32)> {
-        std::fs::create_dir_all(path).map_err(|error| Error::Engine(format!("{}: {error}", path.display())))?;
+    ///
+    /// A log with a hole in it is refused before anything is touched, unless it was salvaged.
+    pub(super) fn open(path: &Path, memory: Memory, space: Arc<Space>, is_salvaged: bool) -> Result<(Self, u32)> {
+        let failed = |error| Error::Engine(format!("{}: {error}", path.display()));
+        private::create_directories(path).map_err(failed)?;
+        let holes = if is_salvaged { Vec::new() } else { log::holes(path).map_err(failed)? };
+        if let Some(hole) = holes.first() {
+            return Err(Error::LogDamaged { log: hole.log.clone(), changes: holes.iter().map(|hole| hole.changes).sum() });
+        }
         let db = Arc::new(open_database(path, memory, |_| {})?);
         let run = begin_run(&db)?;
         note_old(&db)?;
         let (queue, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let for_thread = Arc::clone(&db);
+        let (for_thread, its_space) = (Arc::clone(&db), Arc::clone(&space));
         let committer = std::thread::Builder::new()
             .name("berth-committer".into())
-            .spawn(move || commit_forever(&for_thread, requests))
+            .spawn(move || commit_forever(&for_thread, &its_space, requests))
             .map_err(|error| Error::Engine(format!("committer thread: {error}")))?;
-        Ok((Self { db, queue: Some(queue), committer: Some(committer) }, run))
+        Ok((Self { db, queue: Some(queue), committer: Some(committer), space }, run))
     }
 
     /// The database, for those who work on its files.
@@ -78,7 +92,10 @@ impl Drop for RocksMetadata {
         if let Some(committer) = self.committer.take() {
             let _ = committer.join();
         }
-        if let Err(error) = self.db.flush_wal(true) {
+        let (key, value) = log::mark(self.db.latest_sequence_number() + 1);
+        // A record behind the last one: without it, damage to that one would look like the torn end of a crash.
+        let closed = self.db.flush_wal(true).and_then(|()| self.db.put_opt(key.as_bytes(), value, &synced(true)));
+        if let Err(error) = closed {
             tracing::error!(%error, "the write-ahead log could not be synced at shutdown");
         }
     }
@@ -127,6 +144,14 @@ impl MetadataStore for RocksMetadata {
         Ok(found)
     }
 
+    async fn walk(&self, prefix: &Prefix, from: Option<&Key>, limit: usize) -> Result<Walked> {
+        walk(&self.db, prefix, from, limit.min(SCAN_ENTRIES_MAX))
+    }
+
+    fn is_full(&self) -> bool {
+        self.space.is_full()
+    }
+
     async fn commit(&self, batch: Batch) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(closed)?;
@@ -151,11 +176,16 @@ fn closed() -> Error {
 
 impl From<rocksdb::Error> for Error {
     fn from(error: rocksdb::Error) -> Self {
-        Self::Engine(error.to_string())
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => Self::Damaged(error.to_string()),
+            // The kind does not tell it from other failures of the disk; the text is the engine's own, not the system's.
+            rocksdb::ErrorKind::IOError if error.as_ref().contains(OUT_OF_SPACE) => Self::Full,
+            _ => Self::Engine(error.to_string()),
+        }
     }
 }
 
-fn family_of<'db>(db: &'db DB, key: &Key) -> Result<&'db ColumnFamily> {
+pub(super) fn family_of<'db>(db: &'db DB, key: &Key) -> Result<&'db ColumnFamily> {
     let name = if key.holds_content() { CONTENT } else { rocksdb::DEFAULT_COLUMN_FAMILY_NAME };
     db.cf_handle(name).ok_or_else(|| Error::Engine(format!("column family {name} is missing")))
 }
@@ -190,9 +220,11 @@ fn synced(sync: bool) -> WriteOptions {
 }
 
 /// Runs until every sender is gone.
-fn commit_forever(db: &DB, mut requests: mpsc::Receiver<Request>) {
+fn commit_forever(db: &DB, space: &Space, mut requests: mpsc::Receiver<Request>) {
+    // The first change that is not durable yet, if there is one.
+    let mut first_not_durable = None;
     while let Some(first) = requests.blocking_recv() {
-        let mut group = Group::new(db);
+        let mut group = Group::new(db, space.tend(), first_not_durable);
         group.add(first);
         while !group.is_full() {
             match requests.try_recv() {
@@ -200,7 +232,7 @@ fn commit_forever(db: &DB, mut requests: mpsc::Receiver<Request>) {
                 Err(_) => break,
             }
         }
-        group.write();
+        first_not_durable = group.write(first_not_durable);
     }
 }
 
@@ -209,14 +241,20 @@ struct Group<'db> {
     db: &'db DB,
     write: WriteBatch,
     sync: bool,
+    is_full: bool,
     pending: HashMap<Key, Option<Bytes>>,
     accepted: Vec<oneshot::Sender<Result<()>>>,
     refused: Vec<(oneshot::Sender<Result<()>>, Error)>,
 }
 
 impl<'db> Group<'db> {
-    fn new(db: &'db DB) -> Self {
-        Self { db, write: WriteBatch::default(), sync: false, pending: HashMap::new(), accepted: Vec::new(), refused: Vec::new() }
+    fn new(db: &'db DB, is_full: bool, first_not_durable: Option<u64>) -> Self {
+        let mut write = WriteBatch::default();
+        if let Some(first) = first_not_durable {
+            let (key, value) = log::mark(first);
+            write.put(key.as_bytes(), value);
+        }
+        Self { db, write, sync: false, is_full, pending: HashMap::new(), accepted: Vec::new(), refused: Vec::new() }
     }
 
     fn is_full(&self) -> bool {
@@ -235,6 +273,9 @@ impl<'db> Group<'db> {
     }
 
     fn stage(&mut self, batch: Batch) -> Result<()> {
+        if self.is_full && !batch.frees && !batch.put.is_empty() {
+            return Err(Error::Full);
+        }
         for (key, expected) in &batch.expect {
             let holds = match self.pending.get(key) {
                 Some(pending) => pending == expected,
@@ -269,10 +310,17 @@ impl<'db> Group<'db> {
         Ok(())
     }
 
-    fn write(self) {
+    /// Returns the first change that is not durable afterwards, if there is one; `before` was that until now.
+    fn write(self, before: Option<u64>) -> Option<u64> {
+        let mut after = before;
         // Nobody may be left to hear an answer: callers can go away, and their batches are written all the same.
         if !self.accepted.is_empty() {
+            let first = self.db.latest_sequence_number() + 1;
             let outcome = self.db.write_opt(self.write, &synced(self.sync));
+            after = match outcome {
+                Ok(()) if self.sync => None,
+                _ => before.or(Some(first)),
+            };
             for reply in self.accepted {
                 let _ = reply.send(outcome.clone().map_err(Error::from));
             }
@@ -280,6 +328,7 @@ impl<'db> Group<'db> {
         for (reply, error) in self.refused {
             let _ = reply.send(Err(error));
         }
+        after
     }
 }
 
@@ -287,29 +336,33 @@ impl<'db> Group<'db> {
 mod tests {
     use super::*;
 
+    fn open(path: &Path) -> Result<(RocksMetadata, u32)> {
+        RocksMetadata::open(path, Memory::default(), Arc::new(Space::open(path).unwrap()), false)
+    }
+
     #[test]
     fn a_newer_format_is_refused_and_left_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
-        drop(RocksMetadata::open(directory.path(), Memory::default()).unwrap());
+        drop(open(directory.path()).unwrap());
         let db = open_database(directory.path(), Memory::default(), |_| {}).unwrap();
         db.put(keys::format().as_bytes(), (FORMAT + 1).to_be_bytes()).unwrap();
         drop(db);
-        let refused = RocksMetadata::open(directory.path(), Memory::default()).err();
+        let refused = open(directory.path()).err();
         assert!(matches!(refused, Some(Error::NewerFormat { found, known }) if found == FORMAT + 1 && known == FORMAT));
     }
 
     #[test]
     fn every_run_has_its_own_number() {
         let directory = tempfile::tempdir().unwrap();
-        let runs: Vec<u32> = (0..3).map(|_| RocksMetadata::open(directory.path(), Memory::default()).unwrap().1).collect();
+        let runs: Vec<u32> = (0..3).map(|_| open(directory.path()).unwrap().1).collect();
         assert_eq!(runs, [1, 2, 3]);
     }
 
     #[test]
     fn a_second_process_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let first = RocksMetadata::open(directory.path(), Memory::default()).unwrap();
-        assert!(RocksMetadata::open(directory.path(), Memory::default()).is_err());
+        let first = open(directory.path()).unwrap();
+        assert!(open(directory.path()).is_err());
         drop(first);
     }
 }

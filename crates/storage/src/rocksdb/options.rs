@@ -11,8 +11,8 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LogLevel,
-    LruCacheOptions, Options, WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, LogLevel, LruCacheOptions, Options, WriteBufferManager,
 };
 
 use super::metadata::CONTENT;
@@ -138,6 +138,8 @@ fn database_options(memory: Memory, cache: &Cache) -> Options {
     options.set_write_buffer_manager(&buffers);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_bytes_per_sync(TABLE_SYNC_BYTES);
+    // A torn end is cut off. That nothing else is, is seen to before: `log.rs` says why the stricter modes won't do.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(4);
     options

@@ -13,6 +13,7 @@ use super::backup::{BACKUP_FORMAT, BackupError, BackupProgress, MANIFEST, Manife
 use super::data::{directory_names, path_of, sync_directory};
 use super::files::{at, copy, files_of, link_or_copy, make_directories, sync_directories};
 use super::options::{Memory, open_database};
+use super::private;
 use super::{DATA, META};
 
 /// The mark of a restore that has not ended.
@@ -86,7 +87,9 @@ fn files_in(backup: &Path, manifest: &Manifest) -> Result<Vec<(String, u64)>> {
     }
     for file in &manifest.meta_files {
         let path = backup.join(META).join(&file.name);
-        if Path::new(&file.name).components().count() != 1 || path.metadata().map(|metadata| metadata.len()).ok() != Some(file.size) {
+        // A link could bring in what is none of the backup's.
+        let size = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        if Path::new(&file.name).components().count() != 1 || size != Some(file.size) {
             return Err(not_whole(backup, format!("{META}/{} is missing or not {} bytes long", file.name, file.size)));
         }
         files.push((format!("{META}/{}", file.name), file.size));
@@ -96,7 +99,7 @@ fn files_in(backup: &Path, manifest: &Manifest) -> Result<Vec<(String, u64)>> {
 
 /// Marks the directory as being restored into, if there is no store.
 fn begin(data_dir: &Path) -> Result<()> {
-    at(data_dir, std::fs::create_dir_all(data_dir))?;
+    at(data_dir, private::create_directories(data_dir))?;
     if [META, DATA, UNFINISHED].iter().any(|own| data_dir.join(own).symlink_metadata().is_ok()) {
         return Err(BackupError::NotEmpty(data_dir.to_owned()));
     }

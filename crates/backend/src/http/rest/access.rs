@@ -82,12 +82,12 @@ async fn write(call: &RestCall, noun: Noun, name: &AccountName, body: Body, mode
     let access = &call.access;
     match noun {
         Noun::User => {
-            let form: UserForm = read_json(body).await?;
+            let form: UserForm = read_json(call, body).await?;
             same(form.name.as_ref())?;
             access.put_user(name, mode, &form.into()).await.map_err(refused)
         }
         Noun::Group => {
-            let form: GroupForm = read_json(body).await?;
+            let form: GroupForm = read_json(call, body).await?;
             same(form.name.as_ref())?;
             let before = match mode {
                 Mode::Update => Some(access.group(name).await.map_err(refused)?),
@@ -98,7 +98,7 @@ async fn write(call: &RestCall, noun: Noun, name: &AccountName, body: Body, mode
             access.put_group(name, mode, &group, form.user_names.as_ref()).await.map_err(refused)
         }
         Noun::Permission => {
-            let form: PermissionForm = read_json(body).await?;
+            let form: PermissionForm = read_json(call, body).await?;
             same(form.name.as_ref())?;
             access.put_permission(name, mode, &Permission::from(form)).await.map_err(refused)
         }
@@ -117,7 +117,7 @@ pub(super) async fn delete(call: &RestCall, noun: Noun, name: &AccountName) -> O
 }
 
 pub(super) async fn change_password(call: &RestCall, body: Body) -> Outcome {
-    let form: PasswordForm = read_json(body).await?;
+    let form: PasswordForm = read_json(call, body).await?;
     let Some(own) = call.caller.account_name() else { return Err(bad("the operator has no password of its own")) };
     if form.user_name.as_ref().is_some_and(|named| named != own) {
         return Err(errors::rest(StatusCode::FORBIDDEN, "only one's own password can be changed here"));
@@ -126,7 +126,7 @@ pub(super) async fn change_password(call: &RestCall, body: Body) -> Outcome {
         return Err(bad("the new passwords are not the same"));
     }
     // Whoever has only found an open session or a token must not be able to lock the owner out.
-    let is_owner = call.access.log_in(own.as_str(), &form.old_password, call.view.address).await;
+    let is_owner = call.access.log_in(own.as_str(), &form.old_password, call.view.remote).await;
     match is_owner.map_err(|error| errors::of_rest(&error))? {
         Some(owner) if owner.access_token().is_none() => {}
         _ => return Err(errors::rest(StatusCode::FORBIDDEN, "the old password is wrong")),
@@ -162,7 +162,7 @@ pub(super) async fn create_token(call: &RestCall, body: Body) -> Outcome {
     if call.caller.access_token().is_some() {
         return Err(errors::rest(StatusCode::FORBIDDEN, "an access token can't make another one: use a password"));
     }
-    let form: TokenForm = read_json(body).await?;
+    let form: TokenForm = read_json(call, body).await?;
     let named = form.user.clone();
     let owner = owner(call, named.as_ref())?;
     let made = call.access.create_token(owner, &form.into()).await.map_err(refused)?;

@@ -22,7 +22,7 @@ pub(super) struct Form {
 }
 
 pub(super) async fn make(call: &RestCall, body: Body) -> Result<Answer, Answer> {
-    let Form { directory } = read_json(body).await?;
+    let Form { directory } = read_json(call, body).await?;
     if !directory.is_absolute() {
         return Err(bad("directory must be an absolute path"));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use berth_names::wire::Effect;
 use berth_names::{ImageName, RepositoryKey};
 use berth_registry::access::Right;
 use berth_registry::browse::Node;
@@ -53,6 +54,22 @@ impl Browse {
             | Self::Delete(place) => Some(&place.key),
             Self::Ancestry(key) | Self::V1Info(key) | Self::V2Info(key) => Some(key),
             Self::SearchProperties | Self::SearchNames => None,
+        }
+    }
+}
+
+impl Browse {
+    /// What it does, as [`berth_names::wire`] has it.
+    pub(super) fn effect(&self) -> Effect {
+        match self {
+            Self::Info(_)
+            | Self::Download(_)
+            | Self::SearchProperties
+            | Self::SearchNames
+            | Self::Ancestry(_)
+            | Self::V1Info(_)
+            | Self::V2Info(_) => Effect::Reads,
+            Self::SetProperties(_) | Self::DeleteProperties(_) | Self::Delete(_) => Effect::Writes,
         }
     }
 }

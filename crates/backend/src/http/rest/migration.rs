@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use berth_names::{ImageName, RepositoryKey, Tag};
 use berth_registry::access::Right;
-use berth_registry::v1::migration::{Allowed, Allows, Job, JobId, JobState, MigrationOrder};
-use berth_registry::{Body, ExistingTag, Repository};
+use berth_registry::v1::migration::{Allowed, Allows, Job, JobId, JobState, MigrationOrder, Wanted};
+use berth_registry::{Body, Error, ExistingTag, Repository};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -59,7 +59,7 @@ pub(super) struct Form {
 }
 
 pub(super) async fn migrate(call: &RestCall, key: &RepositoryKey, body: Body) -> Outcome {
-    let form: Form = read_json(body).await?;
+    let form: Form = read_json(call, body).await?;
     let source = seen_repository(call, key).await?;
     let target = seen_repository(call, &form.target_repo).await?;
     let image = match form.docker_repository.as_deref().filter(|text| !text.is_empty()) {
@@ -148,37 +148,28 @@ pub(super) async fn receipts(call: &RestCall, key: &RepositoryKey) -> Outcome {
         None => None,
     };
     let tag = tag_name("tag", call.query.get("tag"))?;
-    match &image {
-        Some(image) => require(call, &repository, image, Right::Read)?,
-        None if tag.is_some() => return Err(bad("a tag needs an image")),
-        None => {}
+    if let Some(image) = &image {
+        require(call, &repository, image, Right::Read)?;
     }
-    let after = match call
-        .query
-        .get("after")
-        .map(|text| text.rsplit_once(':').and_then(|(image, tag)| Some((image.parse().ok()?, tag.parse().ok()?))))
-    {
-        None => None,
-        Some(Some(after)) => Some::<(ImageName, Tag)>(after),
-        Some(None) => return Err(bad("after must be what an answer gave as `next`")),
+    let wanted = match (&image, &tag) {
+        (Some(image), Some(tag)) => Wanted::Tag(image, tag),
+        (Some(image), None) => Wanted::Image(image),
+        (None, None) => Wanted::All,
+        (None, Some(_)) => return Err(bad("a tag needs an image")),
     };
-    let after = after.as_ref().map(|(image, tag)| (image, tag));
-    let found = call.registry.receipts(key, image.as_ref(), after).await.map_err(refused)?;
-    let next = found
-        .last()
-        .filter(|_| found.len() == berth_registry::v1::migration::RECEIPTS_MAX)
-        .map(|((image, tag), _)| format!("{image}:{tag}"));
-    let receipts = found
-        .into_iter()
-        .filter(|((image, one), _)| tag.as_ref().is_none_or(|tag| tag == one) && may(call, &repository, image, Right::Read))
-        .map(job::receipt)
-        .collect();
-    Ok(json_answer(StatusCode::OK, &Receipts { receipts, next }))
+    let sees = |image: &ImageName| may(call, &repository, image, Right::Read);
+    let found = match call.registry.receipts(key, wanted, &sees, call.query.get("after")).await {
+        Err(Error::PositionInvalid) => return Err(bad("after must be what an answer gave as `next`")),
+        found => found.map_err(refused)?,
+    };
+    let receipts = found.receipts.into_iter().map(job::receipt).collect();
+    Ok(json_answer(StatusCode::OK, &Receipts { receipts, next: found.next }))
 }
 
 async fn receipts_of(call: &RestCall, target: &RepositoryKey, image: &ImageName, tag: Option<&Tag>) -> Result<Vec<ShownReceipt>, Answer> {
-    let found = call.registry.receipts(target, Some(image), None).await.map_err(refused)?;
-    Ok(found.into_iter().filter(|((_, one), _)| tag.is_none_or(|tag| tag == one)).map(job::receipt).collect())
+    let wanted = tag.map_or(Wanted::Image(image), |tag| Wanted::Tag(image, tag));
+    let found = call.registry.receipts(target, wanted, &|_| true, None).await.map_err(refused)?;
+    Ok(found.receipts.into_iter().map(job::receipt).collect())
 }
 
 fn is_ones_own(call: &RestCall, job: &Job) -> bool {

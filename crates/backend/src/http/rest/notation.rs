@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Properties, values by name. `None` if one has no `=`, or a backslash stands at the end.
-pub(super) fn properties(text: &str) -> Option<BTreeMap<String, BTreeSet<String>>> {
+pub(crate) fn properties(text: &str) -> Option<BTreeMap<String, BTreeSet<String>>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for one in split(text, &[';', '|']).into_iter().filter(|one| !one.is_empty()) {
         let at = position(one, &['='])?;
@@ -17,7 +17,7 @@ pub(super) fn properties(text: &str) -> Option<BTreeMap<String, BTreeSet<String>
 }
 
 /// Values or names between commas.
-pub(super) fn list(text: &str) -> Option<Vec<String>> {
+pub(crate) fn list(text: &str) -> Option<Vec<String>> {
     split(text, &[',']).into_iter().map(plain).collect()
 }
 

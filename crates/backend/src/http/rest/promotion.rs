@@ -47,7 +47,7 @@ pub(super) fn tag_name(field: &str, text: Option<&str>) -> Result<Option<Tag>, A
 }
 
 pub(super) async fn promote(call: &RestCall, api_version: ApiVersion, key: &RepositoryKey, body: Body) -> Outcome {
-    let form: Form = read_json(body).await?;
+    let form: Form = read_json(call, body).await?;
     let source = seen_repository(call, key).await?;
     if source.api_version != api_version {
         return Err(bad(&format!("repository {key} has another API version than the path")));

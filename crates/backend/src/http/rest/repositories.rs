@@ -159,7 +159,7 @@ pub(super) async fn get(call: &RestCall, key: &RepositoryKey) -> Outcome {
 }
 
 pub(super) async fn create(call: &RestCall, key: &RepositoryKey, body: Body) -> Outcome {
-    let form: Form = read_json(body).await?;
+    let form: Form = read_json(call, body).await?;
     let api_version = form.docker_api_version.unwrap_or(ApiVersion::V2);
     let repository = form.apply(Repository::new(key.clone(), api_version)).map_err(|why| bad(&why))?;
     call.registry.create_repository(&repository).await.map_err(refused)?;
@@ -167,7 +167,7 @@ pub(super) async fn create(call: &RestCall, key: &RepositoryKey, body: Body) -> 
 }
 
 pub(super) async fn update(call: &RestCall, key: &RepositoryKey, body: Body) -> Outcome {
-    let form: Form = read_json(body).await?;
+    let form: Form = read_json(call, body).await?;
     // Whether the form fits does not depend on what another writer changes meanwhile, so it is said before.
     let present = call.registry.repository(key).await.map_err(refused)?;
     form.apply(present.as_ref().clone()).map_err(|why| bad(&why))?;

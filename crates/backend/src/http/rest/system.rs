@@ -86,6 +86,11 @@ pub(super) fn alive() -> Answer {
 /// Whether the store answers: a backend that can't read it can do nothing for anybody.
 pub(super) async fn ready(call: &RestCall) -> Result<Answer, Answer> {
     match call.registry.repositories().await {
+        // Whoever pulls or deletes is served: to be taken out of service would help nobody.
+        Ok(_) if call.registry.is_disk_full() => {
+            Ok(said(StatusCode::OK, "ok, but the disk is full: only what frees space is accepted\n".to_owned())
+                .with(CACHE_CONTROL, "no-store"))
+        }
         Ok(_) => Ok(alive()),
         Err(error) => {
             tracing::error!(%error, "not ready");

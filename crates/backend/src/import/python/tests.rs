@@ -1,3 +1,6 @@
+use std::fs::File;
+use std::os::unix::fs::symlink;
+
 use super::super::fixture::{Fixture, fixture, gzip, id, json, layer};
 use super::super::{Report, feed::Meter};
 use super::*;
@@ -93,7 +96,7 @@ async fn what_is_there_is_not_read_again() {
         let chains_of = |digit: char| id(digit).parse::<ImageId>().unwrap();
         fixture
             .run("old", async |import| {
-                let mut chains = Chains::new(Storage { images: path.join("images") });
+                let mut chains = Chains::new(Storage { root: Beneath::open(&path).unwrap() });
                 chains.bring(import, &chains_of('1')).await.map_err(|trouble| anyhow::anyhow!("{trouble:?}"))?;
                 let json = json(&id('2'), Some(&id('1'))).into();
                 Ok(import.registry.put_v1_json(&import.repository.key, &chains_of('2'), json, super::super::VIEWER, "import").await?)
@@ -154,12 +157,51 @@ async fn what_is_no_storage_or_goes_nowhere_is_refused_at_once() {
     assert!(refused.to_string().contains("stop the backend"), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_leads_out_of_the_storage_brings_nothing_in() {
+    let fixture = fixture("");
+    let root = fixture.path("registry");
+    let secret = fixture.path("shadow");
+    std::fs::write(&secret, gzip(&layer(9, 1000))).unwrap();
+    for (digit, tag) in [('1', "good"), ('2', "layer"), ('3', "directory"), ('5', "within")] {
+        write_image(&root, &id(digit), None, Some(&gzip(&layer(digit as u8, 100))));
+        write_tag(&root, "jfrog/app", tag, &id(digit));
+    }
+    let images = root.join("images");
+    let replace = |path: &Path, target: &Path| {
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap()
+        } else {
+            std::fs::remove_file(path).unwrap()
+        }
+        symlink(target, path).unwrap();
+    };
+    replace(&images.join(id('2')).join("layer"), &secret);
+    // An image whose directory is elsewhere, and tags that are.
+    let elsewhere = fixture.path("elsewhere");
+    write_image(&elsewhere, &id('3'), None, Some(&gzip(&layer(3, 100))));
+    write_tag(&elsewhere, "evil/app", "1", &id('1'));
+    replace(&images.join(id('3')), &elsewhere.join("images").join(id('3')));
+    symlink(elsewhere.join("repositories/evil"), root.join("repositories/evil")).unwrap();
+    symlink(elsewhere.join("repositories/evil/app/tag_1"), root.join("repositories/jfrog/app/tag_stolen")).unwrap();
+    // What stays within may be linked.
+    replace(&images.join(id('5')).join("layer"), Path::new(&format!("../{}/layer", id('1'))));
+    let (went_well, report) = run(&fixture).await;
+    assert!(!went_well);
+    assert_eq!(report, Report { tags: 2, imported: 2, present: 0, problems: 4 });
+    for (tag, found) in [("good", true), ("within", true), ("layer", false), ("directory", false), ("stolen", false)] {
+        assert_eq!(fixture.pull_v1("jfrog/app", tag).await.is_some(), found, "{tag}");
+    }
+    assert_eq!(fixture.pull_v1("evil/app", "1").await, None);
+}
+
 #[test]
 fn checksums_are_read_as_every_version_wrote_them() {
     let directory = tempfile::tempdir().unwrap();
-    let storage = Storage { images: directory.path().to_owned() };
+    let storage = Storage { root: Beneath::open(directory.path()).unwrap() };
     let image: ImageId = id('1').parse().unwrap();
-    std::fs::create_dir(directory.path().join(id('1'))).unwrap();
+    let place = directory.path().join("images").join(id('1'));
+    std::fs::create_dir_all(&place).unwrap();
     for (text, expected) in [
         (r#"["sha256:a", "tarsum+sha256:b"]"#, vec!["sha256:a", "tarsum+sha256:b"]),
         (r#""sha256:a""#, vec!["sha256:a"]),
@@ -167,7 +209,7 @@ fn checksums_are_read_as_every_version_wrote_them() {
         ("[]", vec![]),
         ("", vec![]),
     ] {
-        std::fs::write(directory.path().join(id('1')).join("_checksum"), text).unwrap();
+        std::fs::write(place.join("_checksum"), text).unwrap();
         assert_eq!(storage.claims(&image), expected, "{text}");
     }
     assert!(storage.layer(&image, &Meter::default()).is_err());

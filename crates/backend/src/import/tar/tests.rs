@@ -45,6 +45,26 @@ fn read(bytes: Vec<u8>) -> Result<HashMap<String, Member>, Unreadable> {
     index(&mut Cursor::new(bytes), length)
 }
 
+/// The same table stands in the reader that computes checksums of layers.
+#[test]
+fn numbers_are_octal_digits_among_blanks_and_nuls() {
+    for (field, expected) in [
+        (&b"0000644\0"[..], Some(0o644)),
+        (b"   644 \0", Some(0o644)),
+        (b"\0\0\x00644\0\0", Some(0o644)),
+        (b" \x00644\0 9", Some(0o644)),
+        (b"644     ", Some(0o644)),
+        (b"\0\0\0\0\0\0\0\0", Some(0)),
+        (b"        ", Some(0)),
+        (b"+0000644", None),
+        (b"-0000644", None),
+        (b"0000648\0", None),
+        (b"6 4    \0", None),
+    ] {
+        assert_eq!(number(field), expected, "{}", field.escape_ascii());
+    }
+}
+
 #[test]
 fn members_are_found_by_clean_names_and_through_links() {
     let long = format!("{}/layer.tar", "d".repeat(200));

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
+use berth_names::wire::ALL_REPOSITORIES;
+
 use super::super::site::{Binding, Certificate, Endpoint, Limits, Server, Site, Target};
 use super::{
     CIPHERS, CLAIMS, KEY_IN_HOST, Origin, PATH_CHARS, PREFIX, by_address, file, head, missing, origin, pattern, port_suffix, word,
 };
-use crate::rewrite::ALL_REPOSITORIES;
 
 pub(super) fn text(site: &Site) -> String {
     let mut text = head(

@@ -1,6 +1,8 @@
 use super::*;
 use crate::upstream::{Address, BreakerState, Server};
 
+const SILENCE: Duration = Duration::from_secs(1);
+
 fn pool(servers: u8) -> Pool {
     let server = |number| Server { address: Address::Tcp(([127, 0, 0, number], 1).into()), tls: None };
     Pool::new(&(1..=servers).map(server).collect::<Vec<_>>()).unwrap()
@@ -20,7 +22,7 @@ const PUT: Broken = Broken { was_reused: false, is_safe: false, is_kept: true };
 /// A request on its first server, of which something has been sent.
 fn begun(pool: &Pool) -> Attempts {
     let mut attempts = Attempts::default();
-    attempts.next(pool).unwrap();
+    attempts.next(pool, SILENCE).unwrap();
     attempts.begun();
     attempts
 }
@@ -37,7 +39,7 @@ fn a_connection_that_cannot_be_made_leads_to_each_other_server_once() {
         let mut attempts = Attempts::default();
         let mut addresses = Vec::new();
         loop {
-            attempts.next(&pool).unwrap();
+            attempts.next(&pool, SILENCE).unwrap();
             addresses.push(attempts.address().unwrap().clone());
             let mut error = refused();
             attempts.connect_failed(&mut error, true);
@@ -56,7 +58,7 @@ fn a_connection_that_cannot_be_made_leads_to_each_other_server_once() {
 fn a_body_that_is_not_kept_goes_nowhere() {
     let pool = pool(2);
     let mut attempts = Attempts::default();
-    attempts.next(&pool).unwrap();
+    attempts.next(&pool, SILENCE).unwrap();
     let mut error = refused();
     attempts.connect_failed(&mut error, false);
     assert!(!error.retry());
@@ -70,7 +72,7 @@ fn what_a_server_may_have_acted_on_is_repeated_only_if_it_changes_nothing() {
         assert!(goes_on_after(&mut begun(&pool), reset(), Broken { was_reused, ..GET }));
         assert!(!goes_on_after(&mut begun(&pool), reset(), Broken { was_reused, ..PUT }));
         let mut attempts = Attempts::default();
-        attempts.next(&pool).unwrap();
+        attempts.next(&pool, SILENCE).unwrap();
         assert!(goes_on_after(&mut attempts, reset(), Broken { was_reused, ..PUT }), "nothing but a head was sent");
     }
 }
@@ -83,7 +85,7 @@ fn with_one_server_only_a_kept_connection_is_replaced() {
     for repeats in [true, true, false] {
         assert_eq!(goes_on_after(&mut attempts, reset(), Broken { was_reused: true, ..GET }), repeats);
         if repeats {
-            attempts.next(&pool).unwrap();
+            attempts.next(&pool, SILENCE).unwrap();
         }
     }
     assert!(!goes_on_after(&mut begun(&pool), reset(), Broken { was_reused: true, ..PUT }));
@@ -94,7 +96,7 @@ fn a_request_that_kills_servers_kills_two_at_most() {
     let pool = pool(5);
     let mut attempts = begun(&pool);
     assert!(goes_on_after(&mut attempts, reset(), GET));
-    attempts.next(&pool).unwrap();
+    attempts.next(&pool, SILENCE).unwrap();
     assert!(!goes_on_after(&mut attempts, reset(), GET));
 }
 
@@ -133,15 +135,15 @@ fn a_request_is_on_one_server_at_a_time_and_on_none_at_its_end() {
     let pool = pool(2);
     let in_flight = || pool.snapshot().iter().map(|state| state.in_flight).collect::<Vec<_>>();
     let mut attempts = Attempts::default();
-    attempts.next(&pool).unwrap();
+    attempts.next(&pool, SILENCE).unwrap();
     assert_eq!(in_flight(), [1, 0]);
-    attempts.next(&pool).unwrap();
+    attempts.next(&pool, SILENCE).unwrap();
     assert_eq!(in_flight(), [0, 1]);
-    let error = attempts.next(&pool).unwrap_err();
+    let error = attempts.next(&pool, SILENCE).unwrap_err();
     assert_eq!((error.etype(), error.esource(), error.retry()), (&ErrorType::ConnectNoRoute, &ErrorSource::Upstream, false));
     assert_eq!(in_flight(), [0, 0]);
     attempts = Attempts::default();
-    attempts.next(&pool).unwrap();
+    attempts.next(&pool, SILENCE).unwrap();
     drop(attempts);
     assert_eq!(in_flight(), [0, 0]);
 }
@@ -150,7 +152,7 @@ fn a_request_is_on_one_server_at_a_time_and_on_none_at_its_end() {
 fn who_has_waited_for_one_connection_waits_for_another_only_to_a_server_that_is_up() {
     let pool = pool(3);
     let mut attempts = Attempts::default();
-    attempts.next(&pool).unwrap();
+    attempts.next(&pool, SILENCE).unwrap();
     attempts.first = Instant::now().checked_sub(CONNECT_MAX);
     let mut error = refused();
     attempts.connect_failed(&mut error, true);
@@ -159,7 +161,7 @@ fn who_has_waited_for_one_connection_waits_for_another_only_to_a_server_that_is_
     for _ in 0..3 {
         let mut other = Attempts::default();
         for _ in 0..3 {
-            other.next(&pool).unwrap();
+            other.next(&pool, SILENCE).unwrap();
             other.connect_failed(&mut refused(), true);
         }
     }
@@ -172,9 +174,55 @@ fn who_has_waited_for_one_connection_waits_for_another_only_to_a_server_that_is_
 fn a_reload_in_between_does_not_matter_to_a_request() {
     let old = pool(2);
     let mut attempts = Attempts::default();
-    attempts.next(&old).unwrap();
+    attempts.next(&old, SILENCE).unwrap();
     let new = old.replaced_by(&[Server { address: Address::Tcp(([127, 0, 0, 9], 1).into()), tls: None }]).unwrap();
-    attempts.next(&new).unwrap();
+    attempts.next(&new, SILENCE).unwrap();
     assert_eq!(attempts.address().unwrap().to_string(), "127.0.0.2:1");
     assert_eq!(new.snapshot()[0].requests, 0);
+}
+
+#[test]
+fn a_request_keeps_away_from_a_silent_server_and_is_refused_at_once_if_there_is_no_other() {
+    let pool = pool(2);
+    let health = |index: usize| &pool.members()[index].health;
+    let falls_silent = |index: usize| {
+        for _ in 0..2 {
+            health(index).probe_begins();
+            health(index).probe_unanswered();
+        }
+    };
+    falls_silent(0);
+    for _ in 0..4 {
+        let mut attempts = Attempts::default();
+        attempts.next(&pool, SILENCE).unwrap();
+        assert_eq!(attempts.address(), Some(&pool.snapshot()[1].address));
+    }
+    falls_silent(1);
+    let error = Attempts::default().next(&pool, SILENCE).unwrap_err();
+    assert_eq!((error.etype(), pool.snapshot()[0].in_flight), (&ErrorType::Custom(SILENT), 0));
+    // A probe that passes, or a late answer to a request, is a sign of life.
+    health(0).probe_passed(0);
+    Attempts::default().next(&pool, SILENCE).unwrap();
+    falls_silent(0);
+    health(1).answered();
+    let mut attempts = Attempts::default();
+    attempts.next(&pool, SILENCE).unwrap();
+    assert_eq!(attempts.address(), Some(&pool.snapshot()[1].address));
+}
+
+#[test]
+fn a_server_that_answers_requests_or_refuses_probes_is_not_silent() {
+    let pool = pool(1);
+    let health = &pool.members()[0].health;
+    for _ in 0..5 {
+        health.probe_begins();
+        health.answered();
+        health.probe_unanswered();
+        Attempts::default().next(&pool, SILENCE).unwrap();
+    }
+    for _ in 0..5 {
+        health.probe_begins();
+        health.probe_failed(&"refused");
+        Attempts::default().next(&pool, SILENCE).unwrap();
+    }
 }

@@ -81,7 +81,7 @@ impl Registry {
         let start: Vec<Bytes> = content.read(0..content.size.min(MAGIC_BYTES)).try_collect().await?;
         let packing = Packing::of(&start.concat());
         if packing == Packing::Gzip {
-            let diff_id = match look_through(&content, on_read).await? {
+            let diff_id = match look_through(&layer.digest, &content, on_read).await? {
                 Ok(diff_id) => diff_id,
                 Err(unusable) => return Ok(Err(unusable)),
             };
@@ -89,7 +89,7 @@ impl Registry {
             self.keep_conversion(into, layer, &conversion, None).await?;
             return Ok(Ok(conversion));
         }
-        let (received, outcome) = self.repack(&content, packing, on_read).await?;
+        let (received, outcome) = self.repack((&layer.digest, &content), packing, on_read).await?;
         let (diff_id, digest) = match outcome {
             Ok(digests) => digests,
             Err(unusable) => {
@@ -138,15 +138,16 @@ impl Registry {
     /// Unpacks a layer and packs it with gzip. The same layer gives the same bytes each time.
     async fn repack(
         &self,
-        content: &BlobContent,
+        (digest, content): (&Digest, &BlobContent),
         packing: Packing,
         on_read: impl FnMut(u64) + Send + 'static,
     ) -> Result<(Received, std::result::Result<(Digest, Digest), Unusable>)> {
-        let (size, reader) = (content.size, BlobReader::new(content.read(0..content.size), on_read));
+        let (blob, size, mut reader) = (*digest, content.size, BlobReader::new(content.read(0..content.size), on_read));
         let (pieces, body) = mpsc::channel(PIECES_WAITING_MAX);
         let working = spawn_blocking(move || {
             let mut gzip = GzBuilder::new().write(Pieces { pieces: pieces.clone(), piece: BytesMut::new() }, Compression::default());
-            let outcome = unpack(reader, packing, size, |bytes| gzip.write_all(bytes));
+            let outcome = unpack(&mut reader, packing, size, |bytes| gzip.write_all(bytes));
+            let outcome = outcome.and_then(|diff_id| reader.was(&blob).map(|()| diff_id));
             let outcome = outcome
                 .and_then(|diff_id| gzip.finish().and_then(|mut rest| rest.flush()).map(|()| diff_id).map_err(|_| Unusable::Abandoned));
             if outcome.is_err() {
@@ -164,11 +165,13 @@ impl Registry {
 
 /// Reads a gzip layer through for its diff id.
 pub(super) async fn look_through(
+    digest: &Digest,
     content: &BlobContent,
     on_read: impl FnMut(u64) + Send + 'static,
 ) -> Result<std::result::Result<Digest, Unusable>> {
-    let (size, reader) = (content.size, BlobReader::new(content.read(0..content.size), on_read));
-    let outcome = spawn_blocking(move || unpack(reader, Packing::Gzip, size, |_| Ok(()))).await;
+    let (blob, size, mut reader) = (*digest, content.size, BlobReader::new(content.read(0..content.size), on_read));
+    let unpacking = move || unpack(&mut reader, Packing::Gzip, size, |_| Ok(())).and_then(|diff_id| reader.was(&blob).map(|()| diff_id));
+    let outcome = spawn_blocking(unpacking).await;
     outcome.map_err(|_| Error::Internal("reading a layer died"))
 }
 

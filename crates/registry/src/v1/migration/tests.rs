@@ -86,15 +86,15 @@ impl Fixture {
         json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.registry.put_v1_json(&old(), &id(number), json.to_string().into(), VIEWER, "pusher").await.unwrap();
         let body = stream::iter([Ok(Bytes::copy_from_slice(layer))]).boxed();
-        self.registry.put_v1_layer(&old(), &id(number), body, VIEWER).await.unwrap();
+        self.registry.put_v1_layer(&old(), &id(number), body, VIEWER, "pusher").await.unwrap();
         let sums = self.registry.v1_row(&old(), &id(number)).await.unwrap().unwrap().0.layer.unwrap().checksums;
-        self.registry.put_v1_checksum(&old(), &id(number), &sums).await.unwrap();
+        self.registry.put_v1_checksum(&old(), &id(number), &sums, None).await.unwrap();
     }
 
     async fn tag(&self, image: &str, tag: &str, number: u8) {
         let (image, tag) = (image.parse().unwrap(), tag.parse().unwrap());
         let push = Push { existing: ExistingTag::Moves, holder: "pusher" };
-        self.registry.put_v1_tag((&old(), &image, &tag), &id(number), "docker/1.5.0", push).await.unwrap();
+        self.registry.put_v1_tag((&old(), &image, &tag), &id(number), "docker/1.5.0", push, VIEWER).await.unwrap();
     }
 
     async fn migrate(&self, order: MigrationOrder, allows: Allows) -> Job {
@@ -165,7 +165,7 @@ async fn a_chain_of_gzip_layers_becomes_an_image_of_the_same_blobs() {
     // Both tags are served as before.
     assert_eq!(fixture.registry.v1_tags(&old(), &"library/app".parse().unwrap()).await.unwrap().len(), 2);
 
-    let receipts = fixture.registry.receipts(&new(), None, None).await.unwrap();
+    let receipts = fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts;
     let ((_, tag), receipt) = &receipts[0];
     assert_eq!((receipts.len(), tag.as_str(), receipt.id), (2, "1", id(2)));
     assert_eq!(receipt.layers.iter().map(|layer| layer.id).collect::<Vec<_>>(), [id(1), id(2)]);
@@ -289,7 +289,7 @@ async fn a_dry_run_changes_nothing_and_says_what_would_be_done() {
     assert_eq!((job.done.migrated, job.done.layers_reused, job.done.layers_repacked, job.done.bytes_read), (1, 1, 1, 0));
     assert_eq!(fixture.stored_bytes(), before);
     assert!(fixture.registry.images(&new(), None, None, &|_| true).await.unwrap().names.is_empty());
-    assert!(fixture.registry.receipts(&new(), None, None).await.unwrap().is_empty());
+    assert!(fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,13 +358,59 @@ async fn a_receipt_goes_with_its_tag_and_says_nothing_of_what_was_pushed_since()
     let push = Push { existing: ExistingTag::Moves, holder: "x" };
     let tag = Reference::Tag("1".parse().unwrap());
     fixture.registry.put_manifest(&new(), &image, &tag, Some(config::MANIFEST_TYPE), second.bytes, push).await.unwrap();
-    let left = fixture.registry.receipts(&new(), Some(&image), None).await.unwrap();
+    let left = fixture.registry.receipts(&new(), Wanted::Image(&image), &|_| true, None).await.unwrap().receipts;
     assert_eq!(left.iter().map(|((_, tag), _)| tag.as_str()).collect::<Vec<_>>(), ["2"]);
     fixture.registry.delete_manifest(&new(), &image, &Reference::Tag("2".parse().unwrap())).await.unwrap();
-    assert!(fixture.registry.receipts(&new(), None, None).await.unwrap().is_empty());
+    assert!(fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts.is_empty());
 }
 
 #[test]
 fn the_empty_layer_is_known_to_be_empty() {
     assert!(is_empty_tar(&empty_layer::diff_id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_has_come_to_mean_something_else_is_migrated_anew() {
+    let fixture = fixture().await;
+    let push = async |comment: &str, layer: &str| {
+        fixture.push_image(1, None, json!({ "comment": comment }), &gzip(&tar(layer, 700))).await;
+        fixture.tag("app", "1", 1).await;
+    };
+    push("first", "a").await;
+    let migrate = async || {
+        let job = fixture.migrate(order(None, None), allow_all()).await;
+        (job.done.migrated, job.done.unchanged, job.done.failed)
+    };
+    assert_eq!((migrate().await, migrate().await), ((1, 0, 0), (0, 1, 0)));
+    let image = "app".parse().unwrap();
+    for (comment, layer) in [("second", "a"), ("third", "b")] {
+        let before = fixture.pull("app", "1").await;
+        fixture.registry.delete_v1_tag(&old(), &image, &"1".parse().unwrap()).await.unwrap();
+        push(comment, layer).await;
+        assert_eq!((migrate().await, migrate().await), ((1, 0, 0), (0, 1, 0)), "{comment} {layer}");
+        assert_ne!(fixture.pull("app", "1").await, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_layer_becomes_is_only_kept_if_it_was_made_of_that_layer() {
+    let fixture = fixture().await;
+    let layer = tar("plain", 100_000);
+    fixture.push_image(1, None, json!({}), &layer).await;
+    fixture.tag("app", "1", 1).await;
+    // The disk gives other bytes than it was given, in which a tar is still a tar.
+    let damaged: Vec<u8> = layer.iter().enumerate().map(|(at, byte)| if at == 50_000 { byte ^ 1 } else { *byte }).collect();
+    let file = std::fs::read_dir(fixture.directory.path().join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = file.collect();
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if std::fs::read(&path).unwrap() == layer {
+            std::fs::write(path, &damaged).unwrap();
+        }
+    }
+    let job = fixture.migrate(order(None, None), allow_all()).await;
+    assert_eq!((job.done.migrated, job.done.failed), (0, 1));
+    assert!(job.failures[0].reason.contains("damaged"), "{}", job.failures[0].reason);
+    assert!(fixture.registry.store.get(&keys::conversion(&sha256(&layer))).await.unwrap().is_none());
 }

@@ -57,13 +57,21 @@ pub(super) struct BlobReader<F> {
     runtime: Handle,
     pieces: BlobStream,
     current: Bytes,
+    digest: Sha256,
     /// Told of every piece's length.
     on_read: F,
 }
 
 impl<F: FnMut(u64)> BlobReader<F> {
     pub(super) fn new(pieces: BlobStream, on_read: F) -> Self {
-        Self { runtime: Handle::current(), pieces, current: Bytes::new(), on_read }
+        Self { runtime: Handle::current(), pieces, current: Bytes::new(), digest: Sha256::new(), on_read }
+    }
+
+    /// Reads what is left, and says whether all of it was the blob with this digest. What becomes of a layer is written down
+    /// under its digest, and so must have been made of those bytes and not of what a bad disk gives.
+    pub(super) fn was(mut self, blob: &Digest) -> Result<(), Unusable> {
+        io::copy(&mut self, &mut io::sink()).map_err(|_| Unusable::Damaged)?;
+        if Digest::sha256(self.digest.finalize().into()) == *blob { Ok(()) } else { Err(Unusable::Damaged) }
     }
 }
 
@@ -73,6 +81,7 @@ impl<F: FnMut(u64)> Read for BlobReader<F> {
             match self.runtime.block_on(self.pieces.try_next()).map_err(io::Error::other)? {
                 Some(piece) => {
                     (self.on_read)(piece.len() as u64);
+                    self.digest.update(&piece);
                     self.current = piece;
                 }
                 None => return Ok(0),

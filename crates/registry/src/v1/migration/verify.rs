@@ -122,7 +122,7 @@ impl Registry {
             Err(Error::BlobUnknown(_)) => return Ok(Err(format!("layer {blob} is missing"))),
             Err(error) => return Err(error),
         };
-        Ok(match look_through(&content, |_| {}).await? {
+        Ok(match look_through(blob, &content, |_| {}).await? {
             Ok(diff_id) if diff_id == layer.diff_id => Ok(()),
             Ok(diff_id) => Err(format!("layer {blob} unpacks to {diff_id}, not to {} as V1 image {} does", layer.diff_id, layer.id)),
             Err(unusable) => Err(format!("layer {blob} {unusable}")),

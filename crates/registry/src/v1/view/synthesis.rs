@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use berth_names::{Algorithm, Digest};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::super::ImageId;
-use super::makes_ids;
+use super::super::{ImageId, is_made_by_registry};
 use crate::hash::digest_of;
+use crate::json::{check_names, shapes};
 use crate::manifests::LAYER_TYPES;
 
 /// What only V2 says.
@@ -67,58 +67,82 @@ struct History {
 /// What the manifest says, if it is an image with layers that V1 clients can take.
 pub(super) fn recipe_of(manifest: &[u8]) -> Option<Recipe> {
     let WireManifest { config, layers } = serde_json::from_slice(manifest).ok()?;
-    let fits =
-        !layers.is_empty() && makes_ids(&config.digest) && layers.iter().all(|layer| LAYER_TYPES.contains(&layer.media_type.as_str()));
+    let fits = !layers.is_empty() && layers.iter().all(|layer| LAYER_TYPES.contains(&layer.media_type.as_str()));
     fits.then_some(Recipe { config: config.digest, layers })
 }
 
-/// The ids of the V1 images of a config, root first.
-pub(super) fn chain_ids(config: &[u8], digest: &Digest) -> Option<Vec<ImageId>> {
-    let Config { rootfs, .. } = serde_json::from_slice(config).ok()?;
-    let mut chain: Vec<Digest> = Vec::with_capacity(rootfs.diff_ids.len());
-    for diff_id in rootfs.diff_ids {
-        let next = match chain.last() {
-            Some(below) => digest_of(Algorithm::Sha256, format!("{below} {diff_id}").as_bytes()),
-            None => diff_id,
-        };
-        chain.push(next);
+/// Names and values of a JSON, in the order in which they are written.
+type Fields = BTreeMap<String, Box<RawValue>>;
+
+/// The ids of the V1 images of a config and these layers, root first; none unless there are as many as the config says.
+pub(super) fn image_ids(config: &[u8], layers: &[Layer]) -> Option<Vec<ImageId>> {
+    let Config { rootfs, history } = serde_json::from_slice(config).ok()?;
+    // V2 clients would find other layers in it.
+    check_names(config, &shapes::CONFIG).ok()?;
+    let mut told = told(history);
+    let mut ids: Vec<ImageId> = Vec::with_capacity(layers.len());
+    for (at, layer) in layers.iter().enumerate() {
+        let json = if at + 1 == layers.len() { top(config)? } else { below(told.next())? };
+        let json = serde_json::to_string(&json).ok()?;
+        ids.push(id_of("view of a config ", &layer.digest, ids.last(), &json)?);
     }
-    *chain.last_mut()? = *digest;
-    chain.iter().map(|link| link.hash().try_into().ok().filter(|_| makes_ids(link)).map(ImageId::from_bytes)).collect()
+    (!layers.is_empty() && rootfs.diff_ids.len() == layers.len()).then_some(ids)
+}
+
+/// The id of a V1 image: a hash of all that it is. `kind` stands in front, so that no two rules make the same of two things.
+fn id_of(kind: &str, layer: &Digest, below: Option<&ImageId>, json: &str) -> Option<ImageId> {
+    let below = below.map(ToString::to_string).unwrap_or_default();
+    let named = format!("{kind}{} {below} {json}", layer.hex());
+    digest_of(Algorithm::Sha256, named.as_bytes()).hash().try_into().ok().map(ImageId::from_bytes)
 }
 
 /// The JSON of the V1 image at a place of the chain of `count`: the top one has the whole config, every other one what
 /// the history says of it.
 pub(super) fn v1_json(config: &[u8], (id, parent): (&ImageId, Option<&ImageId>), at: usize, count: usize) -> Option<Vec<u8>> {
-    if at + 1 == count {
-        let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(config).ok()?;
-        fields.retain(|name, _| !V2_ONLY.contains(&name.as_str()));
-        fields.insert("id".to_owned(), to_raw_value(id).ok()?);
-        if let Some(parent) = parent {
-            fields.insert("parent".to_owned(), to_raw_value(parent).ok()?);
-        }
-        return serde_json::to_vec(&fields).ok();
+    let fields = if at + 1 == count {
+        top(config)?
+    } else {
+        let Config { history, .. } = serde_json::from_slice(config).ok()?;
+        below(told(history).nth(at))?
+    };
+    placed(fields, id, parent)
+}
+
+/// Adds what places a V1 image in its chain.
+fn placed(mut fields: Fields, id: &ImageId, parent: Option<&ImageId>) -> Option<Vec<u8>> {
+    fields.insert("id".to_owned(), to_raw_value(id).ok()?);
+    if let Some(parent) = parent {
+        fields.insert("parent".to_owned(), to_raw_value(parent).ok()?);
     }
-    #[derive(Serialize)]
-    struct Dependency<'a> {
-        id: &'a ImageId,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        parent: Option<&'a ImageId>,
-        // Docker before 1.10 reads a time here, and shows it.
-        created: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        author: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        comment: Option<String>,
-        container_config: serde_json::Value,
-    }
-    let Config { history, .. } = serde_json::from_slice(config).ok()?;
-    let told = history.into_iter().filter(|entry| !entry.empty_layer).nth(at);
+    serde_json::to_vec(&fields).ok()
+}
+
+/// What the history says of each layer.
+fn told(history: Vec<History>) -> impl Iterator<Item = History> {
+    history.into_iter().filter(|entry| !entry.empty_layer)
+}
+
+/// The config without what only V2 says, and without what would place the image somewhere else.
+fn top(config: &[u8]) -> Option<Fields> {
+    let mut fields: Fields = serde_json::from_slice(config).ok()?;
+    fields.retain(|name, _| !V2_ONLY.contains(&name.as_str()) && !is_made_by_registry(name));
+    Some(fields)
+}
+
+fn below(told: Option<History>) -> Option<Fields> {
     let (created, created_by, author, comment) =
         told.map_or((None, None, None, None), |told| (told.created, told.created_by, told.author, told.comment));
+    // Docker before 1.10 reads a time here, and shows it.
     let created = created.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned());
     let container_config = created_by.map_or_else(|| json!({}), |text| json!({ "Cmd": [text] }));
-    serde_json::to_vec(&Dependency { id, parent, created, author, comment, container_config }).ok()
+    let mut fields = Fields::new();
+    for (name, text) in [("created", Some(created)), ("author", author), ("comment", comment)] {
+        if let Some(text) = text {
+            fields.insert(name.to_owned(), to_raw_value(&text).ok()?);
+        }
+    }
+    fields.insert("container_config".to_owned(), to_raw_value(&container_config).ok()?);
+    Some(fields)
 }
 
 #[derive(Deserialize)]
@@ -166,9 +190,7 @@ fn schema1_chain(manifest: &[u8]) -> Option<Vec<(Digest, String)>> {
 pub(super) fn schema1_images(manifest: &[u8]) -> Option<Vec<(ImageId, Digest)>> {
     let mut images: Vec<(ImageId, Digest)> = Vec::new();
     for (layer, json) in schema1_chain(manifest)? {
-        let below = images.last().map(|(id, _)| id.to_string()).unwrap_or_default();
-        let id = digest_of(Algorithm::Sha256, format!("{} {below} {json}", layer.hex()).as_bytes());
-        images.push((ImageId::from_bytes(id.hash().try_into().ok()?), layer));
+        images.push((id_of("", &layer, images.last().map(|(id, _)| id), &json)?, layer));
     }
     Some(images).filter(|images| !images.is_empty())
 }
@@ -176,15 +198,9 @@ pub(super) fn schema1_images(manifest: &[u8]) -> Option<Vec<(ImageId, Digest)>> 
 /// The JSON of one of them, with the ids that are shown in place of its own.
 pub(super) fn schema1_json(manifest: &[u8], (id, parent): (&ImageId, Option<&ImageId>), at: usize) -> Option<Vec<u8>> {
     let (_, json) = schema1_chain(manifest)?.into_iter().nth(at)?;
-    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&json).ok()?;
-    for own in ["parent", "throwaway"] {
-        fields.remove(own);
-    }
-    fields.insert("id".to_owned(), to_raw_value(id).ok()?);
-    if let Some(parent) = parent {
-        fields.insert("parent".to_owned(), to_raw_value(parent).ok()?);
-    }
-    serde_json::to_vec(&fields).ok()
+    let mut fields: Fields = serde_json::from_str(&json).ok()?;
+    fields.retain(|name, _| !is_made_by_registry(name));
+    placed(fields, id, parent)
 }
 
 #[cfg(test)]
@@ -210,23 +226,49 @@ mod tests {
         .into_bytes()
     }
 
+    fn layers(bytes: &[u8]) -> Vec<Layer> {
+        bytes.iter().map(|byte| Layer { media_type: LAYER_TYPES[0].to_owned(), digest: digest(*byte), size: 1 }).collect()
+    }
+
     #[test]
-    fn ids_are_chain_ids_and_the_configs_digest() {
-        let own = digest_of(Algorithm::Sha256, &config());
-        let ids = chain_ids(&config(), &own).unwrap();
-        assert_eq!(ids.iter().map(ToString::to_string).collect::<Vec<_>>(), [digest(1).hex(), own.hex()]);
-        let three = json!({ "rootfs": { "diff_ids": [digest(1), digest(2), digest(3)] } }).to_string();
-        let second = digest_of(Algorithm::Sha256, format!("{} {}", digest(1), digest(2)).as_bytes());
-        assert_eq!(chain_ids(three.as_bytes(), &own).unwrap()[1].to_string(), second.hex());
+    fn an_id_stands_for_one_layer_one_json_and_one_id_below() {
+        let ids = image_ids(&config(), &layers(&[11, 12])).unwrap();
+        assert_eq!(image_ids(&config(), &layers(&[11, 12])).unwrap(), ids);
+        let is_other = |config: &str, bytes: &[u8], shared: usize| {
+            let others = image_ids(config.as_bytes(), &layers(bytes)).unwrap();
+            assert_eq!(others[..shared], ids[..shared]);
+            assert!(others[shared..].iter().all(|other| !ids.contains(other)), "{config} {bytes:?}");
+        };
+        let text = String::from_utf8(config()).unwrap();
+        // The same config with other layers: what is claimed of them makes no difference.
+        is_other(&text, &[11, 13], 1);
+        is_other(&text, &[13, 12], 0);
+        is_other(&text, &[12, 11], 0);
+        // The same layers, of which something else is said.
+        is_other(&text.replace("[\"sh\"]", "[\"ls\"]"), &[11, 12], 1);
+        is_other(&text.replace("ADD x", "ADD y"), &[11, 12], 0);
+        // What is claimed of layers is no part of them: the same images, whatever it is.
+        let claims = text.replace(&digest(1).to_string(), &digest(3).to_string());
+        assert_eq!(image_ids(claims.as_bytes(), &layers(&[11, 12])).unwrap(), ids);
+        assert_eq!(image_ids(&config(), &layers(&[11])), None);
         for none in [r#"{"rootfs":{"diff_ids":[]}}"#, "{}", "[]", ""] {
-            assert_eq!(chain_ids(none.as_bytes(), &own), None, "{none}");
+            assert_eq!(image_ids(none.as_bytes(), &[]), None, "{none}");
         }
     }
 
     #[test]
+    fn a_config_cannot_say_where_its_images_stand() {
+        let config = json!({ "parent": digest(7).hex(), "Parent": digest(7).hex(), "ID": "x", "throwaway": true, "os": "linux",
+            "rootfs": { "diff_ids": [digest(1)] } });
+        let ids = image_ids(config.to_string().as_bytes(), &layers(&[11])).unwrap();
+        let shown: serde_json::Value =
+            serde_json::from_slice(&v1_json(config.to_string().as_bytes(), (&ids[0], None), 0, 1).unwrap()).unwrap();
+        assert_eq!(shown, json!({ "id": ids[0], "os": "linux" }));
+    }
+
+    #[test]
     fn the_top_has_the_config_and_the_others_what_the_history_says() {
-        let own = digest_of(Algorithm::Sha256, &config());
-        let ids = chain_ids(&config(), &own).unwrap();
+        let ids = image_ids(&config(), &layers(&[11, 12])).unwrap();
         let read =
             |at, parent| -> serde_json::Value { serde_json::from_slice(&v1_json(&config(), (&ids[at], parent), at, 2).unwrap()).unwrap() };
         assert_eq!(read(0, None), json!({ "id": ids[0], "created": "2019-01-01T00:00:00Z", "container_config": { "Cmd": ["ADD x"] } }));
@@ -284,7 +326,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), at in 0..4_usize) {
             let id = ImageId::from_bytes([1; 32]);
-            let _ = (recipe_of(&bytes), chain_ids(&bytes, &digest(1)), v1_json(&bytes, (&id, None), at, 4));
+            let _ = (recipe_of(&bytes), image_ids(&bytes, &layers(&[1])), v1_json(&bytes, (&id, None), at, 4));
             let _ = (schema1_images(&bytes), schema1_json(&bytes, (&id, None), at));
         }
     }

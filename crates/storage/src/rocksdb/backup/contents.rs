@@ -4,42 +4,66 @@ use std::fs::File;
 use std::path::Path;
 
 use bytes::Bytes;
-use rocksdb::{DB, IteratorMode, ReadOptions, WriteBatch};
+use rocksdb::{DB, WriteBatch};
 
 use super::super::files::{at, files_of};
 use super::super::metadata::CONTENT;
+use super::super::walk::walk;
 use super::{BackupError, MetaFile};
 use crate::blobs::DataId;
 use crate::keys::{self, Key, Prefix};
+use crate::metadata::Damage;
 use crate::records::{Blob, Place, Record, Upload, WithBody};
 use crate::{Error, Result};
+
+/// Rows that are in memory at once.
+const ROWS_PER_STEP: usize = 100;
 
 /// Rows that are forgotten in one write.
 const ROWS_PER_WRITE: usize = 1000;
 
-fn rows<'db>(db: &'db DB, prefix: &Prefix) -> impl Iterator<Item = Result<(Key, Bytes)>> + use<'db> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_range(rocksdb::PrefixRange(prefix.as_bytes()));
-    options.fill_cache(false);
-    db.iterator_opt(IteratorMode::Start, options).map(|row| {
-        let (key, value) = row?;
-        Ok((Key::from_engine(&key), Bytes::from(value)))
-    })
+/// Calls `visit` with every row that can be read; returns where rows can't be.
+fn each_row<E: From<Error>>(
+    db: &DB,
+    prefix: &Prefix,
+    mut visit: impl FnMut(Key, Bytes) -> std::result::Result<(), E>,
+) -> std::result::Result<Vec<Damage>, E> {
+    let (mut from, mut damaged) = (None, Vec::new());
+    loop {
+        let walked = walk(db, prefix, from.as_ref(), ROWS_PER_STEP)?;
+        for (key, value) in walked.rows {
+            visit(key, value)?;
+        }
+        damaged.extend(walked.damage);
+        match walked.next {
+            Some(next) => from = Some(next),
+            None => return Ok(damaged),
+        }
+    }
 }
 
-/// Calls `visit` with everything that is in files, and how long it is.
+/// Reads every row, and with it every block, whose checksums are compared; returns where rows can't be read.
+pub(super) fn damage(db: &DB) -> Result<Vec<Damage>> {
+    let mut found = Vec::new();
+    for family in keys::FAMILIES {
+        found.extend(each_row(db, &keys::whole_family(*family), |_, _| Ok::<_, Error>(()))?);
+    }
+    Ok(found)
+}
+
+/// Calls `visit` with everything that is in files, and how long it is, as far as that can be read.
 pub(in crate::rocksdb) fn each_data(
     db: &DB,
     mut visit: impl FnMut(DataId, u64) -> std::result::Result<(), BackupError>,
 ) -> std::result::Result<(), BackupError> {
-    for row in rows(db, &keys::blobs()) {
-        let (key, value) = row?;
+    each_row(db, &keys::blobs(), |key, value| {
         let blob = Blob::decode(&value).ok_or_else(|| Error::Damaged(key.to_string()))?;
-        if let Place::Data(data) = blob.place {
-            visit(data, blob.size)?;
+        match blob.place {
+            Place::Data(data) => visit(data, blob.size),
+            Place::Small => Ok(()),
         }
-    }
-    Ok(())
+    })
+    .map(drop)
 }
 
 /// Removes the rows of open uploads.
@@ -49,16 +73,13 @@ pub(super) fn forget_uploads(db: &DB) -> Result<()> {
         write.delete(key.as_bytes());
         if write.len() >= ROWS_PER_WRITE { Ok(db.write(std::mem::take(&mut write))?) } else { Ok(()) }
     };
-    for row in rows(db, &keys::uploads()) {
-        let (key, value) = row?;
+    each_row(db, &keys::uploads(), |key, value| {
         if let Some(data) = WithBody::<Upload>::decode(&value).and_then(|upload| upload.record.data) {
             forget(&keys::data_owner(data))?;
         }
-        forget(&key)?;
-    }
-    for row in rows(db, &keys::uploads_by_owner()) {
-        forget(&row?.0)?;
-    }
+        forget(&key)
+    })?;
+    each_row(db, &keys::uploads_by_owner(), |key, _| forget(&key))?;
     Ok(db.write(write)?)
 }
 

@@ -10,6 +10,7 @@ use super::super::data::sync_directory;
 use super::super::files::at;
 use crate::Error;
 use crate::blobs::DataId;
+use crate::metadata::Damage;
 
 /// The format of backups that this build makes and restores.
 pub(in crate::rocksdb) const BACKUP_FORMAT: u32 = 1;
@@ -73,6 +74,12 @@ pub struct Manifest {
     pub missing: u64,
     /// The first of them.
     pub missing_data: Vec<DataId>,
+    /// In how many places the metadata can't be read, so that it can't be here either.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// The first of them.
+    #[serde(default)]
+    pub unreadable_rows: Vec<String>,
 }
 
 /// A file of metadata.
@@ -115,6 +122,16 @@ pub struct BackupProgress {
 }
 
 impl Manifest {
+    /// Notes that some of the metadata can't be read.
+    pub(super) fn note_damage(&mut self, damage: &[Damage]) {
+        self.unreadable += damage.len() as u64;
+        let describe = |damage: &Damage| match &damage.end {
+            Some(end) => format!("rows before {end}: {}", damage.what),
+            None => format!("rows at the end of a family: {}", damage.what),
+        };
+        self.unreadable_rows.extend(damage.iter().take(MISSING_LISTED_MAX).map(describe));
+    }
+
     /// Notes that the store has lost some data.
     pub(super) fn miss(&mut self, data: DataId) {
         self.missing += 1;

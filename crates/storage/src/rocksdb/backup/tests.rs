@@ -27,7 +27,7 @@ async fn put_blob(stores: &Stores, name: u8) -> DataId {
     stores.blobs.seal(data, size).await.unwrap();
     let mut batch = Batch::new();
     batch.put(keys::data_owner(data), Bytes::new());
-    batch.put_record(keys::blob(&digest(name)), &Blob { size, place: Place::Data(data), revision: 0 });
+    batch.put_record(keys::blob(&digest(name)), &Blob { size, place: Place::Data(data), revision: 0, damaged: false });
     stores.metadata.commit(batch).await.unwrap();
     data
 }

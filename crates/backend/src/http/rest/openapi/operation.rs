@@ -161,7 +161,7 @@ impl Operation {
     /// The operation on one of its ways, as OpenAPI has it.
     pub(super) fn describe(&self, id: &str, way: &Way, path_parameters: Vec<Value>, demand: Demand) -> Value {
         let mut responses = Map::new();
-        for status in self.refusals.iter().copied().chain(refusals(demand, self.body.is_some())) {
+        for status in self.refusals.iter().copied().chain(refusals(demand, way.method != Method::GET, self.body.is_some())) {
             responses.insert(status.as_str().to_owned(), json!({ "$ref": format!("#/components/responses/{}", refusal_name(status)) }));
         }
         for (status, answer) in &self.answers {
@@ -226,9 +226,9 @@ fn security(demand: Demand) -> Value {
     }
 }
 
-/// What every operation may refuse: a head or body that can't be read, wrong credentials, too many of them, and what is
-/// nobody's fault outside.
-fn refusals(demand: Demand, has_body: bool) -> impl Iterator<Item = StatusCode> {
+/// What every operation may refuse: a head or body that can't be read, wrong credentials, too many of them, pages of other
+/// sites, and what is nobody's fault outside.
+fn refusals(demand: Demand, writes: bool, has_body: bool) -> impl Iterator<Item = StatusCode> {
     let always = [
         StatusCode::BAD_REQUEST,
         StatusCode::UNAUTHORIZED,
@@ -237,19 +237,20 @@ fn refusals(demand: Demand, has_body: bool) -> impl Iterator<Item = StatusCode> 
         StatusCode::INTERNAL_SERVER_ERROR,
         StatusCode::SERVICE_UNAVAILABLE,
     ];
-    let of_demand = matches!(demand, Demand::Admin | Demand::Operator).then_some(StatusCode::FORBIDDEN);
-    let of_body = has_body.then_some(StatusCode::PAYLOAD_TOO_LARGE);
-    always.into_iter().chain(of_demand).chain(of_body)
+    let of_caller = (writes || matches!(demand, Demand::Admin | Demand::Operator)).then_some(StatusCode::FORBIDDEN);
+    let of_body = has_body.then_some([StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE]);
+    always.into_iter().chain(of_caller).chain(of_body.into_iter().flatten())
 }
 
 /// Every refusal, with its name and what it means.
-pub(super) const REFUSALS: [(StatusCode, &str, &str); 10] = [
+pub(super) const REFUSALS: [(StatusCode, &str, &str); 11] = [
     (StatusCode::BAD_REQUEST, "BadRequest", "What was asked can't be done, or not be read; the message says why."),
     (StatusCode::UNAUTHORIZED, "Unauthorized", "Credentials are needed, or those that were sent are wrong."),
-    (StatusCode::FORBIDDEN, "Forbidden", "The caller may not do this."),
+    (StatusCode::FORBIDDEN, "Forbidden", "The caller may not do this, or it is a page of another site in the caller's browser."),
     (StatusCode::NOT_FOUND, "NotFound", "It is not there, or the caller may not know that it is."),
     (StatusCode::CONFLICT, "Conflict", "What is there already, or is going on, does not allow it."),
     (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge", "The body is too large."),
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "NotJson", "The body is not said to be JSON: `Content-Type: application/json`."),
     (StatusCode::URI_TOO_LONG, "PathTooLong", "The path is too long."),
     (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", "Too much at once, or too many wrong passwords; `Retry-After` says when."),
     (StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "The service failed. Its log says why."),

@@ -45,7 +45,7 @@ const BACKUP: &str = "/artifactory/api/system/backup";
 pub(super) fn make_backup(schemas: &mut Schemas) -> Operation {
     let file = object(&["name", "size"], json!({ "name": { "type": "string" }, "size": number("In bytes.") }));
     let manifest = object(
-        &["format", "version", "created", "dataFiles", "dataBytes", "metaFiles", "missing", "missingData"],
+        &["format", "version", "created", "dataFiles", "dataBytes", "metaFiles", "missing", "missingData", "unreadable", "unreadableRows"],
         json!({
             "format": number("The format of the backup."),
             "version": text("The version of Berth that made it."),
@@ -55,6 +55,8 @@ pub(super) fn make_backup(schemas: &mut Schemas) -> Operation {
             "metaFiles": list(&file),
             "missing": number("Files that the store had lost by then."),
             "missingData": list(&text("The first of them.")),
+            "unreadable": number("In how many places the metadata could not be read."),
+            "unreadableRows": list(&text("The first of them.")),
         }),
     );
     let taken = object(

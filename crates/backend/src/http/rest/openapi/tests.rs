@@ -92,5 +92,5 @@ fn the_description_in_docs_is_that_of_the_code() {
         std::fs::write(&path, serde_json::to_string_pretty(&made).unwrap() + "\n").unwrap();
     }
     let kept: Value = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    assert!(kept == made, "docs/api/openapi.json is out of date: BERTH_RENEW_API=1 cargo test --workspace --bins openapi renews it");
+    assert!(kept == made, "docs/api/openapi.json is out of date: BERTH_RENEW_API=1 cargo test --workspace --lib openapi renews it");
 }

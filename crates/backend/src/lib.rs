@@ -2,11 +2,15 @@
 
 mod audit;
 mod backup;
+mod check;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod heap;
 mod http;
 mod import;
 mod operator;
+mod owner;
 mod progress;
 mod server;
 
@@ -26,6 +30,7 @@ use berth_traces::Traces;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use check::PROBLEMS_SHOWN_MAX;
 use config::Config;
 
 /// The configuration file of an installed backend.
@@ -45,9 +50,6 @@ const SERVICE: &str = "berth-backend";
 
 /// How long the end may wait for traces to be sent.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
-
-/// Problems that `check` prints before it only counts them.
-const PROBLEMS_SHOWN_MAX: usize = 100;
 
 #[derive(Parser)]
 #[command(name = "berth-backend", version, about = "Berth's repository API: Docker Registry V1 and V2 over an embedded store")]
@@ -156,10 +158,42 @@ enum Command {
         #[arg(long)]
         config_only: bool,
     },
+    /// Open a store whose write-ahead log is damaged with what can be read of it, and say what is missing. The backend must
+    /// not be running.
+    ///
+    /// The damaged logs are kept. What was in the damage is lost: restore a backup instead, if it has more.
+    Salvage {
+        /// The configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
 }
 
-fn main() -> ExitCode {
+impl Command {
+    /// The configuration file, if the command opens the store that it names.
+    fn store(&self) -> Option<&Path> {
+        match self {
+            Self::Check { config_only: true, .. } => None,
+            Self::Serve { config, .. }
+            | Self::User { config, .. }
+            | Self::Group { config, .. }
+            | Self::Permission { config, .. }
+            | Self::Token { config, .. }
+            | Self::VerifyMigration { config, .. }
+            | Self::Backup { config, .. }
+            | Self::Restore { config, .. }
+            | Self::ImportV1 { config, .. }
+            | Self::ImportArchive { config, .. }
+            | Self::Check { config, .. }
+            | Self::Salvage { config } => Some(config),
+        }
+    }
+}
+
+/// Runs the program with the arguments that it was started with.
+pub fn main() -> ExitCode {
     heap::bound();
+    owner::keep_private();
     let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| "info".into());
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
@@ -173,6 +207,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if let Some(config) = command.store() {
+        owner::become_owner_of(&Config::load(config)?.data_dir)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("berth-backend").build()?;
     let code = match command {
         Command::Serve { config, admin_password_file } => {
@@ -187,10 +224,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore { config, backup } => backup::restore(&Config::load(&config)?, &backup).map(|()| ExitCode::SUCCESS),
         Command::ImportV1 { config, arguments } => runtime.block_on(import::directory(&Config::load(&config)?, &arguments)),
         Command::ImportArchive { config, arguments } => runtime.block_on(import::archive(&Config::load(&config)?, &arguments)),
+        Command::Salvage { config } => runtime.block_on(check::salvage(&Config::load(&config)?)),
         Command::Check { config, config_only } => {
             let config = Config::load(&config)?;
             println!("configuration ok: {} repositories", config.repositories.len());
-            if config_only { Ok(ExitCode::SUCCESS) } else { runtime.block_on(check(&config)) }
+            println!("believed about the addresses of clients: {}", config.believed());
+            if config_only { Ok(ExitCode::SUCCESS) } else { runtime.block_on(check::check(&config)) }
         }
     };
     // A file read that is still under way must not hold up the exit.
@@ -204,7 +243,7 @@ fn manage(runtime: &tokio::runtime::Runtime, work: impl Future<Output = anyhow::
 
 fn open(config: &Config) -> anyhow::Result<(Stores, Registry)> {
     let stores = rocksdb::open_with(&config.data_dir, config.storage.memory())
-        .with_context(|| format!("can't open the store in {} (is another backend running on it?)", config.data_dir.display()))?;
+        .with_context(|| format!("can't open the store in {}", config.data_dir.display()))?;
     let registry = Registry::new(&stores, config.cleanup.into(), Clock::system());
     Ok((stores, registry))
 }
@@ -219,13 +258,15 @@ async fn adopt_repositories(config: &Config, registry: &Registry) -> anyhow::Res
     Ok(())
 }
 
-async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(mut config: Config, admin_password_file: Option<&Path>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     heap::keep_trimmed()?;
+    config.places = places(&config);
     let opened = open(&config)?;
     let (service, audit_writer) = http::Service::open(&config, &opened)?;
     let (stores, registry) = opened;
+    stores.keep_reserve();
     let traces = config.traces.clone().map(|settings| Traces::open(SERVICE, settings, Arc::default())).transpose()?.map(Arc::new);
     let service = service.traced(traces.clone());
     create_admin(service.access(), admin_password_file).await?;
@@ -236,6 +277,8 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     let housekeeping = tokio::spawn(keep_house(registry.clone()));
     let collecting = registry.clone();
     let collecting = tokio::spawn(async move { collecting.keep_collecting().await });
+    let verifying = registry.clone();
+    let verifying = tokio::spawn(async move { verifying.keep_verifying().await });
     let jobs = registry.clone();
     let rewriting = rewrite_tables(stores.tables.clone());
     println!("berth-backend ready");
@@ -249,9 +292,9 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
         }
         tracing::info!("stopping: no new connections, waiting for transfers under way");
     };
-    server::serve(listeners, move |request| service.clone().answer(request), shutdown).await;
+    server::serve(config.places.connections, listeners, move |request| service.clone().answer(request), shutdown).await;
     jobs.stop_jobs();
-    for task in [housekeeping, collecting] {
+    for task in [housekeeping, collecting, verifying] {
         task.abort();
         let _ = task.await;
     }
@@ -266,6 +309,22 @@ async fn serve(config: Config, admin_password_file: Option<&Path>) -> anyhow::Re
     drop(stores);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The places that the configuration names, as far as the process may have so many open files.
+fn places(config: &Config) -> config::Places {
+    let open_files = berth_places::raise_open_files();
+    let places = config.places.within(open_files);
+    if places.connections < config.places.connections {
+        let (wanted, connections) = (config.places.connections, places.connections);
+        tracing::info!(
+            wanted,
+            connections,
+            open_files,
+            "fewer connections than there could be: the limit of open files (ulimit -n) is lower"
+        );
+    }
+    places
 }
 
 /// On first start there must be somebody who can log in, with a password nobody else knows.
@@ -327,6 +386,11 @@ async fn keep_house(registry: Registry) {
         Ok(indexed) => tracing::info!(indexed, "what an earlier version had stored can be searched for now"),
         Err(error) => tracing::error!(%error, "what an earlier version stored could not be indexed"),
     }
+    match registry.find_v1_loops().await {
+        Ok(0) => {}
+        Ok(found) => tracing::info!(found, "V1 images that stand on themselves are looked at; no tag leads to them, or they stay"),
+        Err(error) => tracing::error!(%error, "V1 images that stand on themselves could not be looked for"),
+    }
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
         interval.tick().await;
@@ -360,21 +424,5 @@ async fn verify_migration(config: &Config, repository: Option<&RepositoryKey>) -
             println!("{problems} problems found");
             Ok(ExitCode::FAILURE)
         }
-    }
-}
-
-async fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    let (_stores, registry) = open(config)?;
-    let report = registry.check().await?;
-    for problem in report.problems.iter().take(PROBLEMS_SHOWN_MAX) {
-        println!("problem: {problem}");
-    }
-    let seen = format!("{} blobs with {} bytes hashed, {} names followed", report.blobs, report.bytes, report.names);
-    if report.problems.is_empty() {
-        println!("{seen}: no problems found");
-        Ok(ExitCode::SUCCESS)
-    } else {
-        println!("{seen}: {} problems found", report.problems.len());
-        Ok(ExitCode::FAILURE)
     }
 }

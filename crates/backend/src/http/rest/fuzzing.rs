@@ -1,0 +1,3 @@
+//! What the fuzz targets see of properties in queries.
+
+pub(crate) use super::notation::{list, properties};
