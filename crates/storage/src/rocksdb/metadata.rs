@@ -334,6 +334,8 @@ impl<'db> Group<'db> {
 
 #[cfg(test)]
 mod tests {
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+
     use super::*;
 
     fn open(path: &Path) -> Result<(RocksMetadata, u32)> {
@@ -356,6 +358,45 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let runs: Vec<u32> = (0..3).map(|_| open(directory.path()).unwrap().1).collect();
         assert_eq!(runs, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_walk_over_everything_leaves_the_cache_to_those_who_come_back() {
+        const ROWS: u32 = 200_000;
+        const HOT: u32 = 500;
+        let directory = tempfile::tempdir().unwrap();
+        let (memory, space) = (Memory::mib(Memory::MIB_MIN).unwrap(), Arc::new(Space::open(directory.path()).unwrap()));
+        let store = RocksMetadata::open(directory.path(), memory, space, false).unwrap().0;
+        let key = |number: u32| Key::from_cursor(format!("tdocker-local2\0team/app\0build-{number:08}\0").as_bytes());
+        for first in (0..ROWS).step_by(1000) {
+            let mut batch = WriteBatch::default();
+            (first..first + 1000).for_each(|number| batch.put(key(number).as_bytes(), [b'v'; 200]));
+            store.db.write(batch).unwrap();
+        }
+        store.db.flush().unwrap();
+        store.db.compact_range::<&[u8], &[u8]>(None, None);
+        let hot = async || {
+            set_perf_stats(PerfStatsLevel::EnableCount);
+            let mut context = PerfContext::default();
+            context.reset();
+            for number in 0..HOT {
+                assert!(store.get(&key(number * (ROWS / HOT))).await.unwrap().is_some());
+            }
+            set_perf_stats(PerfStatsLevel::Disable);
+            context.metric(PerfMetric::BlockReadCount)
+        };
+        assert!(hot().await >= u64::from(HOT), "it was in the cache already");
+        assert_eq!(hot().await, 0);
+        let (prefix, mut after, mut walked) = (keys::whole_family(b't'), None, 0);
+        loop {
+            let rows = store.scan(&prefix, after.as_ref(), 1000).await.unwrap();
+            walked += rows.len();
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+        }
+        assert_eq!(walked, ROWS as usize);
+        let read_again = hot().await;
+        assert!(read_again <= u64::from(HOT / 10), "{read_again} blocks had to be read again");
     }
 
     #[test]
