@@ -70,6 +70,10 @@ fn stand_in(site: &mut Site) {
         }
         server.tls.iter_mut().for_each(|tls| tls.ca = Some(file("ca.pem")));
     }
+    // Who that is can't be read anywhere: there is a note that says so.
+    if site.trusted_proxies.is_empty() && site.bindings.iter().any(|binding| binding.proxy_protocol) {
+        site.trusted_proxies.push("127.0.0.1/32".to_owned());
+    }
     for binding in &mut site.bindings {
         let Some(tls) = &mut binding.tls else { continue };
         if matches!(tls.certificate, Certificate::Files { .. }) {

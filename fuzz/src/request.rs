@@ -85,7 +85,10 @@ pub fn framing(input: &[u8]) {
         }
         let read = runtime.block_on(by_hyper(passed));
         let whole: Vec<&Message> = found.iter().filter(|message| message.end.is_some()).collect();
-        assert!(read.len() <= whole.len(), "another reader finds more requests: {read:?}");
+        // A head that others end at a line feed is refused as soon as somebody takes it for whole.
+        let begun = passed.get(whole.last().and_then(|last| last.end).unwrap_or(0)..).unwrap_or_default();
+        let more = usize::from(head::check(begun).is_err());
+        assert!(read.len() <= whole.len() + more, "another reader finds more requests: {read:?}");
         for (read, message) in read.iter().zip(whole) {
             same(read, message, passed);
         }

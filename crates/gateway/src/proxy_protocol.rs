@@ -47,6 +47,10 @@ async fn read_v1(stream: &mut (impl AsyncRead + Unpin), first: u8) -> io::Result
         }
         line.push(stream.read_u8().await?);
     }
+    // The parser takes `UNKNOWN` without one; whoever reads on to it would find another end.
+    if !line.ends_with(b"\r\n") {
+        return Err(invalid("a PROXY header that ends without a carriage return"));
+    }
     let header = v1::Header::try_from(line.as_slice()).map_err(invalid)?;
     Ok(match header.addresses {
         v1::Addresses::Unknown => None,
@@ -137,6 +141,9 @@ mod tests {
             b"",
             b"PROXY TCP4 a b 1 2\r\n",
             b"PROXY\r\n",
+            b"PROXY TCP4 192.0.2.1 10.0.0.9 4660 443\n",
+            b"PROXY UNKNOWN\n",
+            b"PROXY UNKNOWN \n\r\n",
             b"\r\n\r\n\0\r\nQUIX\n0000",
             &long,
             &huge,

@@ -142,6 +142,9 @@ fn find(members: &HashMap<String, Member>, name: &str) -> Option<Place> {
 /// What GNU and PAX members say about the one behind them.
 #[derive(Default)]
 struct Facts {
+    /// GNU's long names count before those of PAX, whichever comes first.
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
@@ -165,15 +168,16 @@ fn index(reader: &mut (impl Read + Seek), length: u64) -> Result<HashMap<String,
         let header = Header::parse(&block).ok_or_else(damaged)?;
         let (said, offset) = (facts.size.filter(|_| !header.is_meta()).unwrap_or(header.size), at + BLOCK_BYTES as u64);
         let size = if header.has_content() { said } else { 0 };
-        let name = String::from_utf8(facts.name.clone().unwrap_or_else(|| header.name.clone())).map_err(|_| damaged())?;
+        let name =
+            String::from_utf8(facts.long_name.as_ref().or(facts.name.as_ref()).unwrap_or(&header.name).clone()).map_err(|_| damaged())?;
         let end = offset.checked_add(size).filter(|end| *end <= length).ok_or_else(|| Unreadable::Truncated(name.clone()))?;
         at = end.next_multiple_of(BLOCK_BYTES as u64);
         match header.kind {
             b'L' | b'K' | b'x' => {
                 let text = read_meta(reader, &name, Place { offset, size })?;
                 match header.kind {
-                    b'L' => facts.name = Some(until_nul(&text).to_vec()),
-                    b'K' => facts.link = Some(until_nul(&text).to_vec()),
+                    b'L' => facts.long_name = not_empty(until_nul(&text)),
+                    b'K' => facts.long_link = not_empty(until_nul(&text)),
                     _ => facts.learn(&text).ok_or_else(damaged)?,
                 }
                 continue;
@@ -182,7 +186,8 @@ fn index(reader: &mut (impl Read + Seek), length: u64) -> Result<HashMap<String,
                 members.insert(inside(&name)?, Member::File(Place { offset, size }));
             }
             b'1' | b'2' => {
-                let target = String::from_utf8(facts.link.take().unwrap_or(header.link)).map_err(|_| damaged())?;
+                let target =
+                    String::from_utf8(facts.long_link.take().or(facts.link.take()).unwrap_or(header.link)).map_err(|_| damaged())?;
                 let name = inside(&name)?;
                 let base = if header.kind == b'2' { name.rsplit_once('/').map_or("", |(directory, _)| directory) } else { "" };
                 let target = join(base, &target).ok_or_else(|| Unreadable::Outside(target.clone()))?;
@@ -218,17 +223,27 @@ impl Facts {
             let length: usize = std::str::from_utf8(&records[..space]).ok()?.parse().ok()?;
             let record = records.get(space + 1..length)?.strip_suffix(b"\n")?;
             let equals = record.iter().position(|byte| *byte == b'=')?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            let (key, value) = (&record[..equals], not_empty(&record[equals + 1..]));
             match key {
-                b"path" => self.name = Some(value.to_vec()),
-                b"linkpath" => self.link = Some(value.to_vec()),
-                b"size" => self.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
+                b"path" => self.name = value,
+                b"linkpath" => self.link = value,
+                b"size" => {
+                    self.size = match value {
+                        Some(value) => Some(str::from_utf8(&value).ok()?.parse().ok()?),
+                        None => None,
+                    }
+                }
                 _ => {}
             }
             records = &records[length..];
         }
         Some(())
     }
+}
+
+/// What is said of a member in front of it. Where that is nothing, its own header counts.
+fn not_empty(value: &[u8]) -> Option<Vec<u8>> {
+    Some(value.to_vec()).filter(|value| !value.is_empty())
 }
 
 /// What a header block says.

@@ -227,6 +227,11 @@ fn redirect(binding: &mut Binding, origin: &str, used: &[Id], ledger: &mut Ledge
     if binding.tls.is_some() {
         return;
     }
+    if binding.target == Target::Console {
+        let why = "a console on plain HTTP would take passwords unencrypted before it redirects: bind the redirect alone";
+        used.iter().for_each(|id| ledger.decide(*id, why));
+        return;
+    }
     used.iter().for_each(|id| ledger.translated(*id));
     binding.redirect = Some(origin.to_owned());
     if origin.contains(ANY_HOST) || origin.contains(HOST_LABEL) {

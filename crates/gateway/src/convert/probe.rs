@@ -1,8 +1,8 @@
 //! What a server of another proxy is for, found out by asking its rules what they do with requests that registry clients
 //! send. There are a dozen ways to write the same rewrite; what they have in common is what comes out.
 
-use berth_names::RepositoryKey;
 use berth_names::wire::ALL_REPOSITORIES;
+use berth_names::{Authority, RepositoryKey};
 
 use super::ledger::Id;
 use super::site::Target;
@@ -204,7 +204,8 @@ fn elsewhere(to: &str) -> Option<String> {
     let authority = rest.split('/').next()?;
     let path = &rest[authority.len()..];
     let is_interface = path.contains("/webapp") || path.starts_with("/ui");
-    (matches!(scheme, "http" | "https") && !authority.is_empty() && !is_interface).then(|| format!("{scheme}://{authority}"))
+    let is_origin = matches!(scheme, "http" | "https") && authority.parse::<Authority>().is_ok();
+    (is_origin && !is_interface).then(|| format!("{scheme}://{authority}"))
 }
 
 #[cfg(test)]
@@ -237,7 +238,17 @@ mod tests {
     fn a_redirect_elsewhere_has_an_origin() {
         assert_eq!(elsewhere("https://r.example/zz").as_deref(), Some("https://r.example"));
         assert_eq!(elsewhere("https://r.example:444/").as_deref(), Some("https://r.example:444"));
-        for inside in ["/ui/", "http://r.example/artifactory/webapp/", "https:///zz", "ftp://r.example/"] {
+        for inside in [
+            "/ui/",
+            "http://r.example/artifactory/webapp/",
+            "https:///zz",
+            "ftp://r.example/",
+            "https://r\u{e}example/",
+            "https://a b/",
+            "https://r.example:0/",
+            "https://x@r.example/",
+            "https://r.example?zz",
+        ] {
             assert_eq!(elsewhere(inside), None, "{inside}");
         }
     }

@@ -75,6 +75,9 @@ enum State {
 
 #[derive(Default)]
 struct Overrides {
+    /// GNU's long names count before those of PAX, whichever comes first.
+    long_name: Option<Vec<u8>>,
+    long_linkname: Option<Vec<u8>>,
     name: Option<Vec<u8>>,
     linkname: Option<Vec<u8>>,
     uname: Option<Vec<u8>>,
@@ -272,8 +275,8 @@ fn number(field: &[u8]) -> Result<i64, Unreadable> {
 impl Overrides {
     fn add(&mut self, typeflag: u8, meta: Vec<u8>) -> Result<(), Unreadable> {
         match typeflag {
-            b'L' => self.name = Some(text(&meta)),
-            b'K' => self.linkname = Some(text(&meta)),
+            b'L' => self.long_name = said(text_of(&meta)),
+            b'K' => self.long_linkname = said(text_of(&meta)),
             _ => self.add_pax(&meta)?,
         }
         Ok(())
@@ -295,16 +298,17 @@ impl Overrides {
     }
 
     fn add_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Unreadable> {
-        let decimal = || std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable);
+        let decimal = |value: Vec<u8>| str::from_utf8(&value).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable);
+        let said = said(value);
         match key {
-            b"path" => self.name = Some(value.to_vec()),
-            b"linkpath" => self.linkname = Some(value.to_vec()),
-            b"uname" => self.uname = Some(value.to_vec()),
-            b"gname" => self.gname = Some(value.to_vec()),
-            b"uid" => self.uid = Some(decimal()?),
-            b"gid" => self.gid = Some(decimal()?),
-            b"size" => self.size = Some(decimal()?),
-            b"mtime" => self.mtime = Some(whole_seconds(value)?),
+            b"path" => self.name = said,
+            b"linkpath" => self.linkname = said,
+            b"uname" => self.uname = said,
+            b"gname" => self.gname = said,
+            b"uid" => self.uid = said.map(decimal).transpose()?,
+            b"gid" => self.gid = said.map(decimal).transpose()?,
+            b"size" => self.size = said.map(decimal).transpose()?,
+            b"mtime" => self.mtime = said.map(|said| whole_seconds(&said)).transpose()?,
             _ if key.starts_with(b"GNU.sparse.") => return Err(Unreadable),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
@@ -317,8 +321,8 @@ impl Overrides {
 
     fn apply(self, header: Header) -> Header {
         Header {
-            name: self.name.unwrap_or(header.name),
-            linkname: self.linkname.unwrap_or(header.linkname),
+            name: self.long_name.or(self.name).unwrap_or(header.name),
+            linkname: self.long_linkname.or(self.linkname).unwrap_or(header.linkname),
             uname: self.uname.unwrap_or(header.uname),
             gname: self.gname.unwrap_or(header.gname),
             uid: self.uid.unwrap_or(header.uid),
@@ -329,6 +333,11 @@ impl Overrides {
             ..header
         }
     }
+}
+
+/// What is said of a member in front of it. Where that is nothing, its own header counts.
+fn said(value: &[u8]) -> Option<Vec<u8>> {
+    Some(value.to_vec()).filter(|value| !value.is_empty())
 }
 
 /// Seconds with an optional fraction, rounded down.
@@ -343,6 +352,32 @@ fn whole_seconds(value: &[u8]) -> Result<i64, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_of_gnus_counts_before_one_of_pax_whichever_comes_first() {
+        let mut overrides = [Overrides::default(), Overrides::default()];
+        let [first, last] = &mut overrides;
+        for (typeflag, meta) in [(b'L', &b"gnu\0"[..]), (b'K', b"link\0"), (b'x', b"12 path=pax\n14 linkpath=x\n")] {
+            first.add(typeflag, meta.to_vec()).unwrap();
+        }
+        for (typeflag, meta) in [(b'x', &b"12 path=pax\n14 linkpath=x\n"[..]), (b'K', b"link\0"), (b'L', b"gnu\0")] {
+            last.add(typeflag, meta.to_vec()).unwrap();
+        }
+        for overrides in overrides {
+            let header = overrides.apply(Header { name: b"short".to_vec(), ..Header::default() });
+            assert_eq!((header.name, header.linkname), (b"gnu".to_vec(), b"link".to_vec()));
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_said_of_a_member_its_own_header_counts() {
+        let mut overrides = Overrides::default();
+        for (typeflag, meta) in [(b'L', &b"\0"[..]), (b'K', b""), (b'x', b"10 path=x\n8 path=\n8 size=\n9 mtime=\n7 uid=\n")] {
+            overrides.add(typeflag, meta.to_vec()).unwrap();
+        }
+        let header = Header { name: b"own".to_vec(), linkname: b"link".to_vec(), size: 3, mtime: 4, uid: 5, ..Header::default() };
+        assert_eq!(overrides.apply(header.clone()), header);
+    }
 
     /// The same table stands in the backend's reader of archives.
     #[test]

@@ -45,6 +45,20 @@ fn read(bytes: Vec<u8>) -> Result<HashMap<String, Member>, Unreadable> {
     index(&mut Cursor::new(bytes), length)
 }
 
+#[test]
+fn long_names_of_gnus_count_before_those_of_pax_and_nothing_is_no_name() {
+    for (in_front, name) in [
+        ([pax(&[("path", "pax")]), member("long", b'L', b"gnu\0")], "gnu"),
+        ([member("long", b'L', b"gnu\0"), pax(&[("path", "pax")])], "gnu"),
+        ([member("long", b'L', b"\0"), pax(&[("path", "pax"), ("size", "")])], "pax"),
+        ([member("long", b'L', b""), pax(&[("path", "pax"), ("path", "")])], "own"),
+    ] {
+        let members = read([in_front.concat(), member("own", b'0', b"abc")].concat()).unwrap();
+        assert_eq!(members.keys().collect::<Vec<_>>(), [name]);
+        assert!(matches!(members[name], Member::File(Place { size: 3, .. })));
+    }
+}
+
 /// The same table stands in the reader that computes checksums of layers.
 #[test]
 fn numbers_are_octal_digits_among_blanks_and_nuls() {
