@@ -9,6 +9,7 @@ use berth_gateway::forwarded::Forwarded;
 use berth_gateway::limits::Limits;
 use berth_gateway::rewrite::{Action, Arrival, Meaning, rewrite};
 use berth_names::Scheme;
+use berth_names::wire::effect;
 use http::Method;
 
 const METHODS: [Method; 6] = [Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE, Method::HEAD];
@@ -60,10 +61,15 @@ pub fn agree(input: &[u8]) {
             Read::Unsafe => panic!("the backend refuses what the gateway passes: {path}"),
             Read::Docker(docker) => {
                 assert_eq!(upstream.repository.as_ref().map(ToString::to_string), docker.repository);
-                assert_eq!(upstream.is_login(), docker.is_login, "a login to one and not to the other: {method} {path}");
+                assert_eq!(effect(method.as_str(), path), Some(docker.effect), "{method} {path}");
+                assert!(!upstream.only_reads(method) || !docker.effect.writes(), "{method} {path} passes where nothing may change");
                 leads_to_itself(&docker);
             }
-            Read::Refused(_) | Read::Rest(_) => {}
+            Read::Rest(_, does) => {
+                assert_eq!(effect(method.as_str(), path), Some(does), "{method} {path}");
+                assert!(!upstream.only_reads(method) || !does.writes(), "{method} {path} passes where nothing may change");
+            }
+            Read::Refused(_) => {}
         }
     }
     let Some(path) = str::from_utf8(target).ok().filter(|target| target.len() + 64 <= PATH_BYTES_MAX && !target.contains('?')) else {

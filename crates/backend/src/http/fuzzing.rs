@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
+use berth_names::wire::Effect;
 use http::{HeaderMap, Method};
 
 use super::origin::ClientView;
@@ -22,8 +23,8 @@ pub enum Read {
     Refused(String),
     /// Something that docker asks.
     Docker(Docker),
-    /// Management.
-    Rest(String),
+    /// Management, and what it does.
+    Rest(String, Effect),
 }
 
 /// A request that docker makes.
@@ -37,8 +38,8 @@ pub struct Docker {
     pub root: String,
     /// Another way to ask the same: the method and the path behind the root, made from the route alone.
     pub again: (Method, String),
-    /// Whether it only asks who somebody is.
-    pub is_login: bool,
+    /// What it does.
+    pub effect: Effect,
 }
 
 /// Reads the path of a request.
@@ -50,7 +51,7 @@ pub fn route(method: &Method, path: &str) -> Read {
     };
     let Target::Docker(docker) = &target else {
         return match rest::find(&target, method) {
-            Ok(route) => Read::Rest(format!("{route:?}")),
+            Ok(route) => Read::Rest(format!("{route:?}"), route.effect()),
             Err(refusal) => Read::Refused(format!("{refusal:?}")),
         };
     };
@@ -63,7 +64,7 @@ pub fn route(method: &Method, path: &str) -> Read {
                 route: format!("{route:?}"),
                 root: docker.root.to_owned(),
                 again: written(&route, &key.unwrap_or_default()),
-                is_login: matches!(route, Route::V2(V2::Token) | Route::V1(V1::CreateUser | V1::GetUser)),
+                effect: route.effect(),
             })
         }
     }
