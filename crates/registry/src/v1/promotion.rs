@@ -118,6 +118,22 @@ impl Registry {
         Ok(chains)
     }
 
+    /// Whether the target has the image already, in whatever bytes.
+    async fn is_same_v1_image(
+        &self,
+        (source, target): (&RepositoryKey, &RepositoryKey),
+        id: &ImageId,
+        image: &Image,
+        there: &Image,
+    ) -> Result<bool> {
+        let layers = there.layer.as_ref().zip(image.layer.as_ref());
+        if !there.complete || !layers.is_some_and(|(one, other)| is_same_layer(one, other)) {
+            return Ok(false);
+        }
+        let json = self.v1_json(source, id).await?;
+        Ok(self.same_v1_json((target, id), there, (&image.json_digest, &json)).await?.is_some())
+    }
+
     /// Adds to the batch that the target has the image too, and that a tag leads to it. What is there already stays, if it is
     /// the same; anything else makes way as it would for a push.
     async fn add_v1_image(
@@ -129,7 +145,10 @@ impl Registry {
     ) -> Result<()> {
         let key = keys::v1_image(target, id);
         let before = self.v1_row(target, id).await?;
-        let stays = before.as_ref().map(|(there, _)| there).filter(|there| is_same(there, image));
+        let stays = match before.as_ref().map(|(there, _)| there) {
+            Some(there) if self.is_same_v1_image((source, target), id, image, there).await? => Some(there),
+            _ => None,
+        };
         let is_there = stays.is_some();
         let row = Image { revision: random_u64()?, named: Some(true), ..stays.unwrap_or(image).clone() };
         if let Some((there, _)) = before.as_ref().filter(|_| !is_there) {
@@ -158,10 +177,4 @@ impl Registry {
         }
         Ok(())
     }
-}
-
-/// Whether the target has the image already.
-fn is_same(there: &Image, image: &Image) -> bool {
-    let layers = there.layer.as_ref().zip(image.layer.as_ref());
-    there.complete && there.json_digest == image.json_digest && layers.is_some_and(|(one, other)| is_same_layer(one, other))
 }

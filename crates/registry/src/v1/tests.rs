@@ -314,6 +314,43 @@ async fn dockers_of_different_versions_that_push_one_image_at_once_both_succeed_
 }
 
 #[tokio::test]
+async fn a_promotion_finds_the_same_image_in_other_bytes_and_replaces_what_no_tag_leads_to() {
+    let fixture = fixture().await;
+    let older: RepositoryKey = "older".parse().unwrap();
+    let put = async |image: &ImageId, json: &str, layer: &[u8]| {
+        let (viewer, holder) = (CI.viewer(), CI.holder());
+        let (json, body) = (Bytes::copy_from_slice(json.as_bytes()), stream::iter([Ok(Bytes::copy_from_slice(layer))]).boxed());
+        fixture.registry.put_v1_json(&older, image, json.clone(), viewer, &holder).await.unwrap();
+        fixture.registry.put_v1_layer(&older, image, body, viewer, &holder).await.unwrap();
+        let sums = payload(std::str::from_utf8(&json).unwrap(), layer);
+        fixture.registry.put_v1_checksum(&older, image, &sums, CI.name).await.unwrap();
+    };
+    let promote = async |name: &str| {
+        let image: ImageName = name.parse().unwrap();
+        let promotion = Promotion { image: image.clone(), tag: None, target_image: image, target_tag: None, copy: true };
+        fixture.registry.promote(&old(), &older, &promotion, ExistingTag::Moves).await
+    };
+    let (same, other) = (id("same"), id("other"));
+    for image in [same, other] {
+        fixture.push(ALICE, &image, &json_of(&image, None, "c"), &tar("content", "")).await.unwrap();
+    }
+    fixture.tag(ALICE, "alice/same", &same).await.unwrap();
+    fixture.tag(ALICE, "alice/other", &other).await.unwrap();
+    let written = format!("{{ \"comment\": \"c\", \"id\": \"{same}\" }}");
+    put(&same, &written, &gzip(&tar("content", ""), 9)).await;
+    put(&other, &json_of(&other, None, "c"), &tar("something else", "")).await;
+    promote("alice/same").await.unwrap();
+    promote("alice/other").await.unwrap();
+    assert_eq!(fixture.registry.v1_image(&older, &same).await.unwrap().json, written, "what was there stays");
+    assert_eq!(fixture.registry.v1_layer(&older, &other).await.unwrap().size, tar("content", "").len() as u64);
+    // A tag leads to both now.
+    fixture.registry.delete_v1_tags(&old(), &"alice/other".parse().unwrap()).await.unwrap();
+    fixture.push(ALICE, &other, &json_of(&other, None, "new"), &tar("new", "")).await.unwrap();
+    fixture.tag(ALICE, "alice/other", &other).await.unwrap();
+    assert!(matches!(promote("alice/other").await, Err(Error::V1ImageDiffers(id)) if id == other));
+}
+
+#[tokio::test]
 async fn a_layer_that_differs_only_in_what_tarsum_passes_over_is_another_layer() {
     let fixture = fixture().await;
     let image = id("image");
