@@ -246,7 +246,7 @@ fn an_id_stands_for_one_layer_and_one_chain_whatever_a_config_claims() {
         (config(8, "x"), [3, 2]),
         (config(8, "x"), [2, 1]),
         (config(7, "x"), [1, 2]),
-        (config(8, "Parent"), [1, 2]),
+        (config(8, "parent"), [1, 2]),
     ] {
         for (id, layer, below) in images(&config, &layers) {
             let (first_layer, first_below) = known.entry(id.clone()).or_insert((layer.clone(), below.clone()));
@@ -255,8 +255,9 @@ fn an_id_stands_for_one_layer_and_one_chain_whatever_a_config_claims() {
     }
     // The two below the top that begin with the same layer are one each; all tops differ.
     assert_eq!(known.len(), 3 * 2 + 6);
-    let manifest = made(&config(8, "PARENT"), &[1, 2]).unwrap();
+    let manifest = made(&config(8, "parent"), &[1, 2]).unwrap();
     assert!(!manifest.to_string().contains(&"f".repeat(64)), "a config can't say what its image stands on");
+    assert_eq!(made(&config(8, "PARENT"), &[1, 2]), Err("its config can't be read"), "nor in another case, which docker reads too");
 }
 
 #[test]

@@ -258,12 +258,16 @@ mod tests {
 
     #[test]
     fn a_config_cannot_say_where_its_images_stand() {
-        let config = json!({ "parent": digest(7).hex(), "Parent": digest(7).hex(), "ID": "x", "throwaway": true, "os": "linux",
-            "rootfs": { "diff_ids": [digest(1)] } });
-        let ids = image_ids(config.to_string().as_bytes(), &layers(&[11])).unwrap();
-        let shown: serde_json::Value =
-            serde_json::from_slice(&v1_json(config.to_string().as_bytes(), (&ids[0], None), 0, 1).unwrap()).unwrap();
-        assert_eq!(shown, json!({ "id": ids[0], "os": "linux" }));
+        let id = ImageId::from_bytes([1; 32]);
+        // Docker reads these names in any case.
+        for names in [["id", "parent", "throwaway"], ["ID", "Parent", "Throwaway"]] {
+            let [own, parent, throwaway] = names;
+            let config =
+                json!({ own: "x", parent: digest(7).hex(), throwaway: true, "os": "linux", "rootfs": { "diff_ids": [digest(1)] } });
+            let shown = v1_json(config.to_string().as_bytes(), (&id, None), 0, 1).unwrap();
+            let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+            assert_eq!(shown, json!({ "id": id, "os": "linux" }));
+        }
     }
 
     #[test]
