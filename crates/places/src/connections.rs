@@ -223,12 +223,14 @@ impl State {
     fn gives_way(&mut self, holder: Holder, max: usize) -> usize {
         let Some(held) = self.holders.get(&holder) else { return 0 };
         let wanted = (held.len() / GIVE_WAY_PART).clamp(1, max);
-        let since = |seat: &Arc<Seat>| (seat.idle_since.load(Ordering::SeqCst), Arc::clone(seat));
-        let mut idle: Vec<_> = held.iter().map(since).filter(|(since, _)| *since != BUSY).collect();
+        // What is in use is looked at and no more: a client that uses all it has may come again and again.
+        let idle = held.iter().map(|seat| (seat.idle_since.load(Ordering::SeqCst), seat));
+        let mut idle: Vec<_> = idle.filter(|(since, _)| *since != BUSY).collect();
         if idle.len() > wanted {
             idle.select_nth_unstable_by_key(wanted - 1, |(since, _)| *since);
             idle.truncate(wanted);
         }
+        let idle: Vec<_> = idle.into_iter().map(|(since, seat)| (since, Arc::clone(seat))).collect();
         let mut gave = 0;
         for (since, seat) in idle {
             // One that has turned busy meanwhile stays.
