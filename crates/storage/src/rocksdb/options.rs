@@ -48,8 +48,7 @@ const FIRST_LEVEL_BYTES: u64 = 64 << 20;
 /// Table files kept open at once.
 const OPEN_FILES_MAX: i32 = 512;
 
-/// The write-ahead log is cut when it gets longer than this, in bytes: bounds the time that opening takes. Ten megabytes of
-/// it are read in a tenth of a second.
+/// The write-ahead log is cut when it gets longer than this, in bytes: bounds the time that opening takes.
 const WAL_BYTES_MAX: u64 = 32 << 20;
 
 /// While a table file is written, the disk is told to start on every piece of so many bytes, so that the sync at its end
