@@ -60,7 +60,10 @@ pub fn agree(input: &[u8]) {
         match route(method, path) {
             Read::Unsafe => panic!("the backend refuses what the gateway passes: {path}"),
             Read::Docker(docker) => {
-                assert_eq!(upstream.repository.as_ref().map(ToString::to_string), docker.repository);
+                // A console hands paths on without looking for a repository in them.
+                if at < ROOTS.len() {
+                    assert_eq!(upstream.repository.as_ref().map(ToString::to_string), docker.repository);
+                }
                 assert_eq!(effect(method.as_str(), path), Some(docker.effect), "{method} {path}");
                 assert!(!upstream.only_reads(method) || !docker.effect.writes(), "{method} {path} passes where nothing may change");
                 leads_to_itself(&docker);
