@@ -6,6 +6,7 @@
  * texts), the texts, and the data. Each is one write to a file that is opened for appending, so that others may write
  * records of their own into it. What changes files is written down and done under one lock: the order is the true one. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -111,11 +112,30 @@ int close(int fd) {
     return outcome;
 }
 
+/* It closes behind close's back, and the next socket would take the number for a file's. */
+int closedir(DIR *directory) {
+    int fd = dirfd(directory);
+    if (!is_watched(fd)) return REAL(closedir)(directory);
+    LOCK;
+    watched[fd] = 0;
+    note('c', fd, 0, 0, NULL, NULL, NULL, 0);
+    int outcome = REAL(closedir)(directory);
+    UNLOCK;
+    return outcome;
+}
+
 static ssize_t written(int fd, const void *data, size_t length, off64_t offset, int moves) {
     LOCK;
     if (moves) {
         int appends = REAL(fcntl)(fd, F_GETFL) & O_APPEND;
         offset = lseek64(fd, 0, appends ? SEEK_END : SEEK_CUR);
+        if (offset < 0) {
+            /* No file any more: it was closed in a way that is not seen here. */
+            watched[fd] = 0;
+            note('c', fd, 0, 0, NULL, NULL, NULL, 0);
+            UNLOCK;
+            return REAL(write)(fd, data, length);
+        }
     }
     ssize_t outcome = moves ? REAL(write)(fd, data, length) : REAL(pwrite64)(fd, data, length, offset);
     if (outcome > 0) note('w', fd, offset, 0, NULL, NULL, data, outcome);

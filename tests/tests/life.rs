@@ -152,6 +152,7 @@ fn an_old_client_pulls_over_v1_what_an_engine_of_today_pushed() {
     std::fs::write(directory.path().join("Dockerfile"), dockerfile).unwrap();
     let image = format!("{host}/team/hello:1");
     engine.must(&["build", "--tag", &image, directory.path().to_str().unwrap()]);
+    engine.must(&["push", &base]);
     engine.must(&["push", &image]);
 
     let old = Docker::new(Version::V1_5, registry.client(registry.second), registry.second);
