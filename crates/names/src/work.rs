@@ -4,6 +4,8 @@
 //! test there holds the two together. A path that leads nowhere is answered at once, so what this says of one is all the
 //! same.
 
+use crate::wire::{API_PREFIXES, DOCKER_PREFIX};
+
 /// What a request's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -44,8 +46,8 @@ impl Work {
     pub fn of(method: &str, path: &str) -> Self {
         let method = if method == "HEAD" { "GET" } else { method };
         let path = path.strip_suffix('/').unwrap_or(path);
-        match ["/artifactory/api/", "/api/"].iter().find_map(|prefix| path.strip_prefix(prefix)) {
-            Some(rest) => rest.strip_prefix("docker/").map_or_else(|| management(method, rest), |rest| docker(method, rest)),
+        match API_PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)) {
+            Some(rest) => rest.strip_prefix(DOCKER_PREFIX).map_or_else(|| management(method, rest), |rest| docker(method, rest)),
             // The files of a repository's tree; a folder goes with all that is in it.
             None if method == "DELETE" => Self::LONG,
             None => Self::QUICK,
