@@ -182,23 +182,30 @@ fn pause(count: u32, free: u32) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::cell::Cell;
 
     use super::*;
 
-    static NOW_MS: AtomicU64 = AtomicU64::new(1_000_000);
+    thread_local! {
+        /// Each test has its own: they run side by side, and one's pauses must not pass in the other.
+        static NOW_MS: Cell<u64> = const { Cell::new(1_000_000) };
+    }
 
     fn at(address: &str) -> Remote {
         Some(address.parse().unwrap()).into()
     }
 
     fn throttle() -> Arc<Throttle> {
-        Arc::new(Throttle::new(Clock::from_fn(|| NOW_MS.load(Ordering::Relaxed))))
+        Arc::new(Throttle::new(Clock::from_fn(|| NOW_MS.get())))
+    }
+
+    fn pass(time: Duration) {
+        NOW_MS.set(NOW_MS.get() + time.as_millis() as u64);
     }
 
     async fn fail(throttle: &Arc<Throttle>, account: &str, from: Remote) {
         // The pause is over, however long it was.
-        NOW_MS.fetch_add(throttle.wait(account, from).unwrap_or_default().as_millis() as u64, Ordering::Relaxed);
+        pass(throttle.wait(account, from).unwrap_or_default());
         throttle.begin(account, from).await.unwrap().failed();
     }
 
@@ -217,7 +224,7 @@ mod tests {
         assert_eq!(throttle.begin("alice", here).await.err(), Some(Duration::from_secs(8)));
         // Nobody else is locked out by that.
         assert_eq!((throttle.wait("alice", there), throttle.wait("bob", here)), (None, None));
-        NOW_MS.fetch_add(8000, Ordering::Relaxed);
+        pass(Duration::from_secs(8));
         assert_eq!(throttle.wait("alice", here), None);
         throttle.begin("alice", here).await.unwrap().succeeded();
         fail(&throttle, "alice", here).await;
@@ -281,7 +288,7 @@ mod tests {
             assert_eq!(waiting.await.unwrap().err(), Some(Duration::from_secs(1)));
         }
         // After a wait there is one try at a time.
-        NOW_MS.fetch_add(1000, Ordering::Relaxed);
+        pass(Duration::from_secs(1));
         let only = throttle.begin("alice", here).await.unwrap();
         let waits = next(&throttle);
         tokio::time::sleep(Duration::from_millis(20)).await;
