@@ -27,7 +27,7 @@ const WAITING_MAX: usize = 64;
 const REMEMBERED_MAX: usize = 200_000;
 
 /// For each moment of work, so many of rest.
-const RESTS: u32 = 9;
+const RESTS: u32 = 49;
 
 /// A blob that was read.
 #[derive(Clone, Copy, Debug)]
