@@ -182,7 +182,8 @@ impl Refusal {
         )
     }
 
-    /// The error code of the V2 API.
+    /// The error code of the V2 API. With a status below 500 it has to be one of those that the OCI specification has; docker
+    /// gives up at once on `UNSUPPORTED`, and tries again after `BLOB_UPLOAD_INVALID`.
     const fn code(self) -> &'static str {
         match self {
             Self::Target
@@ -192,14 +193,16 @@ impl Refusal {
             | Self::HostMismatch
             | Self::Framing
             | Self::Malformed
-            | Self::HeadTooLarge => "BAD_REQUEST",
-            Self::Method | Self::ReadOnly | Self::OnlyRedirects => "UNSUPPORTED",
-            Self::NotFound => "NOT_FOUND",
+            | Self::HeadTooLarge
+            | Self::Method
+            | Self::ReadOnly
+            | Self::OnlyRedirects
+            | Self::NotFound
+            | Self::UnknownHost => "UNSUPPORTED",
             Self::Unbound => "NAME_UNKNOWN",
-            Self::UnknownHost | Self::CertificateRequired => "MISDIRECTED_REQUEST",
-            Self::Denied => "DENIED",
+            Self::Denied | Self::CertificateRequired => "DENIED",
             Self::TooMany => "TOOMANYREQUESTS",
-            Self::BodyTimeout | Self::BodyTooSlow => "REQUEST_TIMEOUT",
+            Self::BodyTimeout | Self::BodyTooSlow => "BLOB_UPLOAD_INVALID",
             Self::Busy | Self::BackendUnreachable | Self::BackendFailed | Self::BackendSilent | Self::BackendTimeout => "UNAVAILABLE",
             Self::Internal => "UNKNOWN",
         }
@@ -230,6 +233,37 @@ mod tests {
             r#"{"errors":[{"code":"UNAVAILABLE","detail":null,"message":"the registry's backend cannot be reached"}]}"#
         );
         assert_eq!(body(Api::Other), r#"{"errors":[{"message":"the registry's backend cannot be reached","status":502}]}"#);
+    }
+
+    #[test]
+    fn refusals_below_500_have_codes_of_the_oci_specification() {
+        use Refusal::*;
+        let all = [
+            Target,
+            Path,
+            Query,
+            Host,
+            HostMismatch,
+            Framing,
+            Malformed,
+            HeadTooLarge,
+            Method,
+            NotFound,
+            UnknownHost,
+            Unbound,
+            OnlyRedirects,
+            Denied,
+            ReadOnly,
+            CertificateRequired,
+            TooMany,
+            BodyTimeout,
+            BodyTooSlow,
+        ];
+        for refusal in all {
+            assert!(refusal.status().is_client_error());
+            let is_known = matches!(refusal.code(), "UNSUPPORTED" | "NAME_UNKNOWN" | "DENIED" | "TOOMANYREQUESTS" | "BLOB_UPLOAD_INVALID");
+            assert!(is_known, "{refusal:?} has {}", refusal.code());
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
             (StatusCode::CONFLICT, "DENIED")
         }
         Error::V1ChainTooLong(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
-        Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "UNAVAILABLE"),
+        Error::RepositoryEmptying(_) => (StatusCode::CONFLICT, "DENIED"),
         Error::ImageNotTaken(_) => (StatusCode::FORBIDDEN, "DENIED"),
         Error::ManifestUnknown(_) | Error::NotAsSchema1(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
         Error::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),

@@ -14,6 +14,7 @@ mod access;
 mod all;
 mod browse;
 mod classes;
+mod conformance;
 mod described;
 mod life;
 mod migration;
@@ -155,6 +156,7 @@ impl Backend {
         let headers = lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
         let reply = Reply { status, headers, body: answer[end + 4..].to_vec() };
         described::check(method, &path, body, &reply);
+        conformance::check(&path, &reply);
         reply
     }
 
@@ -386,7 +388,7 @@ async fn lists_come_in_pages() {
     assert_eq!(backend.get("@docker-v2/v2/_catalog?n=1").await.json()["repositories"], serde_json::json!(["a"]));
     for bad in ["-1", "x", ""] {
         let refused = backend.get(&format!("@docker-v2/v2/_catalog?n={bad}")).await;
-        assert_eq!(refused.refusal(), (400, "PAGINATION_NUMBER_INVALID".into()));
+        assert_eq!(refused.refusal(), (400, "UNSUPPORTED".into()));
     }
     assert_eq!(backend.get("@docker-v2/v2/_catalog?n=9223372036854775808").await.status, 200);
 }

@@ -284,7 +284,8 @@ pub(crate) fn catalog_page(page: &Page, root: &str, limit: usize) -> Answer {
 }
 
 pub(crate) fn bad_page_size() -> Outcome {
-    invalid("PAGINATION_NUMBER_INVALID", "n must be a whole number, zero or more")
+    // Docker's own registry has a code for this, which the OCI specification does not know.
+    invalid("UNSUPPORTED", "n must be a whole number, zero or more")
 }
 
 /// Where the next page is. Names need no escaping in a query.

@@ -165,7 +165,7 @@ mod tests {
             (answer(&[("via", "1.1 Caddy")], ""), Product::Caddy),
             (answer(&[], "404 page not found\n"), Product::Traefik),
             (answer(&[id], "404 page not found\n"), Product::Gateway),
-            (answer(&[id], r#"{"errors":[{"code":"NOT_FOUND"}]}"#), Product::Gateway),
+            (answer(&[id], r#"{"errors":[{"code":"UNSUPPORTED"}]}"#), Product::Gateway),
             (answer(&[id], r#"{"error":"no"}"#), Product::Gateway),
             (answer(&[], r#"{"errors":[]}"#), Product::Unknown),
             (answer(&[], "hello"), Product::Unknown),

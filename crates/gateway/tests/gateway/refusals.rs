@@ -137,7 +137,7 @@ async fn refusals_have_the_form_of_the_api() {
     let (_gateway, port) = site.start_plain().await;
     for (target, status, form) in [
         ("/v1/images/../json", 400, "{\"error\":\"the path"),
-        ("/v2/a/../b", 400, "{\"errors\":[{\"code\":\"BAD_REQUEST\",\"detail\":null,\"message\":\"the path"),
+        ("/v2/a/../b", 400, "{\"errors\":[{\"code\":\"UNSUPPORTED\",\"detail\":null,\"message\":\"the path"),
         ("/ui/", 404, "{\"errors\":[{\"message\":\"there is no such path"),
         ("/artifactory/api/docker/other/v2/", 404, "{\"errors\":[{\"message\":\"there is no such path"),
     ] {

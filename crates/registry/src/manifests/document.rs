@@ -48,6 +48,15 @@ impl Document {
 }
 
 impl Need {
+    /// What an entry of an index stands for: a manifest, unless it says that it is something which never is one.
+    fn of_entry(entry: Descriptor) -> Self {
+        let Descriptor { digest, size, media_type, .. } = entry;
+        match media_type.is_some_and(|media_type| is_layer_or_cache(&media_type)) {
+            true => Self::Blob { digest, size },
+            false => Self::Manifest { digest, size },
+        }
+    }
+
     pub(super) fn digest(&self) -> &Digest {
         match self {
             Self::Blob { digest, .. } | Self::Manifest { digest, .. } => digest,
@@ -173,9 +182,7 @@ impl Document {
                 let local = layers.into_iter().filter(|layer| !is_foreign(layer));
                 std::iter::once(config).chain(local).map(|d| Need::Blob { digest: d.digest, size: d.size }).collect()
             }
-            (DOCKER_LIST | OCI_INDEX, None, None, Some(manifests)) => {
-                manifests.into_iter().map(|d| Need::Manifest { digest: d.digest, size: d.size }).collect()
-            }
+            (DOCKER_LIST | OCI_INDEX, None, None, Some(manifests)) => manifests.into_iter().map(Need::of_entry).collect(),
             (DOCKER_MANIFEST | OCI_MANIFEST, ..) => return invalid("an image manifest has a config and layers"),
             (DOCKER_LIST | OCI_INDEX, ..) => return invalid("an index has manifests"),
             _ => return invalid("the media type is none of Docker's and OCI's manifests and indexes"),
@@ -234,6 +241,14 @@ fn agreed_media_type(header: Option<&str>, document: Option<&str>) -> Result<Str
     }
 }
 
+/// Buildkit's cache was, up to 0.20 and later on request, an index of layers and one configuration, which it pushes and pulls
+/// as blobs.
+fn is_layer_or_cache(media_type: &str) -> bool {
+    ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.", "application/vnd.buildkit.cacheconfig."]
+        .iter()
+        .any(|start| media_type.starts_with(start))
+}
+
 /// A layer that is fetched from elsewhere: we store what its descriptor says and never look there.
 fn is_foreign(layer: &Descriptor) -> bool {
     let marked = layer.media_type.as_deref().is_some_and(|text| text.contains("foreign") || text.contains("nondistributable"));
@@ -271,6 +286,23 @@ mod tests {
         let text = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":7}}]}}"#, digest(3));
         let document = Document::parse(Some(OCI_INDEX), text.as_bytes()).unwrap();
         assert!(matches!(document.needs.as_slice(), [Need::Manifest { size: Some(7), .. }]));
+    }
+
+    #[test]
+    fn an_index_of_a_build_cache_needs_blobs() {
+        let entry = |media_type: &str, byte| format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":7}}"#, digest(byte));
+        for (layer, index) in
+            [("application/vnd.oci.image.layer.v1.tar+gzip", OCI_INDEX), ("application/vnd.docker.image.rootfs.diff.tar.gzip", DOCKER_LIST)]
+        {
+            let entries =
+                [entry(layer, 1), entry("application/vnd.buildkit.cacheconfig.v0", 2), entry(OCI_MANIFEST, 3), entry("x/unknown", 4)];
+            let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+            let document = Document::parse(Some(index), text.as_bytes()).unwrap();
+            assert!(matches!(
+                document.needs.as_slice(),
+                [Need::Blob { .. }, Need::Blob { size: Some(7), .. }, Need::Manifest { .. }, Need::Manifest { .. }]
+            ));
+        }
     }
 
     #[test]
