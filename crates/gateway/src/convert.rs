@@ -4,14 +4,18 @@
 //! either must be told to send the backend exactly what the gateway would. Between them stands [`Site`].
 //!
 //! What must stay true: of every directive that is imported something is said. It has been translated, or there is a note
-//! with its line; none is dropped in silence.
+//! with its line; none is dropped in silence, and what was not understood is never called needless. What `check` has against
+//! the result is said with it.
 
 mod apache;
 mod assembly;
 mod backend;
+mod checked;
 mod export;
+mod faces;
 mod ledger;
 mod nginx;
+mod pattern;
 mod probe;
 mod site;
 mod source;
@@ -24,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use source::Source;
+
+use crate::config::Problem;
 
 pub use export::export;
 pub use site::{Binding, Certificate, Endpoint, Limits, Public, Server, ServerTls, Site, Target, Tls};
@@ -50,6 +56,17 @@ pub struct Imported {
     pub translated: usize,
     /// What is to be said of all the others, in order of reading.
     pub notes: Vec<Note>,
+    /// What `check` has against the text, by its lines.
+    pub objections: Vec<Objection>,
+}
+
+/// Something that `check` has against what was imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// Where, and what.
+    pub problem: Problem,
+    /// Only because a certificate or key is not on this machine, or can't be used.
+    pub is_about_file: bool,
 }
 
 /// What has become of one directive.
@@ -169,7 +186,9 @@ pub fn import(paths: &[PathBuf]) -> Result<Imported, ImportError> {
         Kind::Apache => apache::site(&mut source, &directives),
     };
     let (translated, notes) = source.ledger.close();
-    Ok(Imported { kind, toml: write::toml(&site, kind, paths), site, translated, notes })
+    let toml = write::toml(&site, kind, paths);
+    let objections = checked::objections(&site, kind, paths);
+    Ok(Imported { kind, toml, site, translated, notes, objections })
 }
 
 /// Whether a file is NGINX's. Its directives end in semicolons or braces, Apache's with the line, and its blocks have

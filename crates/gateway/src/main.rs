@@ -8,8 +8,8 @@ use std::time::SystemTime;
 
 use anyhow::anyhow;
 use berth_gateway::cert;
-use berth_gateway::config::Config;
-use berth_gateway::convert::{self, Kind, Site, Verdict};
+use berth_gateway::config::{Config, Problem};
+use berth_gateway::convert::{self, Kind, Objection, Site, Verdict};
 use berth_gateway::doctor;
 use berth_gateway::handover::Predecessor;
 use berth_gateway::overview;
@@ -124,10 +124,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve { config } => serve(&config)?,
         Command::Check { config } => check(&config)?,
         Command::Bindings { config } => bindings(&config)?,
-        Command::Import { files } => import(&files)?,
+        // What is wrong has been printed.
+        Command::Import { files } => return Ok(if import(&files)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Command::Export { kind, config } => export(kind, &config)?,
         Command::Cert(CertCommand::SelfSigned { dir, names, addresses }) => make_certificates(&dir, &names, &addresses)?,
-        // What is wrong has been printed.
         Command::Doctor(options) => return Ok(if doctor::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
     Ok(ExitCode::SUCCESS)
@@ -150,7 +150,9 @@ fn bindings(config: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn import(files: &[PathBuf]) -> anyhow::Result<()> {
+/// Prints what was imported. What needs somebody's attention goes to standard error; the status says whether `check` takes it,
+/// but for certificates and keys, which may lie on another machine.
+fn import(files: &[PathBuf]) -> anyhow::Result<bool> {
     let imported = convert::import(files)?;
     imported.toml.lines().for_each(say);
     // For whoever reads: the configuration itself may go into a file.
@@ -165,7 +167,10 @@ fn import(files: &[PathBuf]) -> anyhow::Result<()> {
         imported.kind,
         imported.translated
     );
-    Ok(())
+    for Objection { problem: Problem { line, column, message }, .. } in &imported.objections {
+        let _ = writeln!(io::stderr(), "check: gateway.toml:{line}:{column}: {message}");
+    }
+    Ok(imported.objections.iter().all(|objection| objection.is_about_file))
 }
 
 fn export(kind: Other, config: &Path) -> anyhow::Result<()> {

@@ -8,11 +8,12 @@ mod rules;
 mod words;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Verdict;
-use super::assembly::{Assembly, Face, Name, Settings};
+use super::assembly::{Assembly, Settings};
 use super::backend::{self, servers_of};
+use super::faces::{self, Face, Name};
 use super::ledger::{Directive, Id};
 use super::probe::{self, Purpose, Request};
 use super::site::{Endpoint, Server, ServerTls, Site};
@@ -68,7 +69,7 @@ fn add_host(
     let proxy_protocol = access::proxy_protocol(host, outer, source);
     hosts::protocols(host, outer, source);
     let names = hosts::names(host, &mut source.ledger);
-    let (mut is_anything, mut unknown) = (false, None);
+    let (mut is_anything, mut lost) = (false, Vec::new());
     for (listen, listen_id) in &host.addresses {
         let face = |(name, id): &(Name, Option<Id>)| Face {
             listen: *listen,
@@ -80,15 +81,20 @@ fn add_host(
             proxy_protocol,
         };
         let faces: Vec<(Face, Purpose)> = names.iter().map(face).map(|face| (face.clone(), ask(host, outer, &face))).collect();
-        unknown = unknown.or_else(|| faces.iter().find_map(|(_, purpose)| purpose.unknown.clone()));
-        for (face, purpose) in super::assembly::merge(faces, !shares(*listen), &mut source.ledger) {
-            is_anything |= assembly.add(&face, &purpose, &settings, &mut source.ledger);
+        for (face, purpose) in faces::merge(faces, !shares(*listen), &mut source.ledger) {
+            match assembly.add(&face, &purpose, &settings, &mut source.ledger) {
+                true => is_anything = true,
+                false => lost.push((face, purpose)),
+            }
         }
     }
+    let unclear: Vec<_> = lost.iter().flat_map(|(_, purpose)| &purpose.unclear).cloned().collect();
     if is_anything {
         source.ledger.translated(host.id);
-    } else if let Some(why) = unknown {
+        lost.iter().for_each(|(face, purpose)| faces::note_lost(face, purpose, &mut source.ledger));
+    } else if let Some((_, why)) = unclear.first() {
         source.ledger.note(host.id, Verdict::NotUnderstood, format!("what this host does with /v1 and /v2 can't be followed: {why}"));
+        unclear.iter().for_each(|(id, why)| source.ledger.note(*id, Verdict::NotUnderstood, why.clone()));
     } else if host.own.iter().any(|rule| rule.is("rewriterule") && rule.argument(1) == "-" && rule.argument(2).contains("R=4")) {
         source.ledger.unneeded(host.id, "hosts that no binding has are answered 421");
         host.own.iter().for_each(|directive| source.ledger.cover(std::slice::from_ref(*directive)));
@@ -141,7 +147,7 @@ fn file(source: &mut Source, directives: &[&Directive]) -> Option<PathBuf> {
     for other in others {
         source.ledger.decide(other.id, "a binding has one certificate: the first one was taken");
     }
-    Some(source.root.join(Path::new(first.argument(0))))
+    Some(source.path(first.id, first.argument(0)))
 }
 
 /// Finds the servers of the backend, which may be a balancer's members.

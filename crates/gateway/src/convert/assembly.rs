@@ -1,56 +1,14 @@
 //! From what a server of another proxy is for to the bindings that do the same.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use berth_names::{Authority, Origin, Scheme};
 
+use super::Verdict;
+use super::faces::Face;
 use super::ledger::{Id, Ledger};
-use super::probe::{ANY_HOST, Found, HOST_LABEL, Purpose};
+use super::probe::{ANY_HOST, Act, Elsewhere, Found, HOST_LABEL, Purpose, To};
 use super::site::{Binding, Certificate, Public, Site, Target, Tls};
-
-/// One address and host name of a server.
-#[derive(Clone, Debug)]
-pub(super) struct Face {
-    pub(super) listen: SocketAddr,
-    pub(super) listen_id: Id,
-    pub(super) is_tls: bool,
-    pub(super) name: Name,
-    /// Whether it also has every host of the address that nobody names.
-    pub(super) takes_all: bool,
-    pub(super) name_id: Option<Id>,
-    pub(super) proxy_protocol: bool,
-}
-
-/// What hosts a server answers to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Name {
-    /// Every one.
-    Any,
-    /// One.
-    Exact(String),
-    /// One label in front of this.
-    Below(String),
-}
-
-impl Name {
-    /// A host of that kind, to ask rules about.
-    pub(super) fn example(&self) -> String {
-        match self {
-            Self::Any => ANY_HOST.to_owned(),
-            Self::Exact(host) => host.clone(),
-            Self::Below(suffix) => format!("{HOST_LABEL}.{suffix}"),
-        }
-    }
-
-    fn server_name(&self) -> Option<String> {
-        match self {
-            Self::Any => None,
-            Self::Exact(host) => Some(host.clone()),
-            Self::Below(suffix) => Some(format!("*.{suffix}")),
-        }
-    }
-}
 
 /// What belongs to a server and not to one of its addresses.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +66,11 @@ impl Assembly {
             binding.read_only = true;
             rules.iter().for_each(|id| ledger.translated(*id));
         }
+        if purpose.elsewhere.iter().any(is_push_to_other_place) {
+            // A push must not end up where nobody meant it to.
+            binding.read_only = true;
+        }
+        note_elsewhere(purpose, &binding, ledger);
         self.note_beside(purpose, ledger);
         self.note_dangers(&binding, face, ledger);
         if let Some(docker) = purpose.docker.as_ref().filter(|docker| docker.is_whole) {
@@ -124,6 +87,9 @@ impl Assembly {
             None => self.backends.push((found.backend.clone(), vec![found.by])),
         }
         binding.public = public(face, &found.headers, ledger);
+        if let (Public::Url(url), Target::RepositoryFromHost) = (&binding.public, &binding.target) {
+            binding.public = port_of(url, face, ledger);
+        }
     }
 
     fn note_dangers(&self, binding: &Binding, face: &Face, ledger: &mut Ledger) {
@@ -142,12 +108,7 @@ impl Assembly {
     }
 
     fn note_beside(&mut self, purpose: &Purpose, ledger: &mut Ledger) {
-        if let Some((key, found)) = &purpose.other_v1 {
-            found.used.iter().for_each(|id| ledger.translated(*id));
-            let reason =
-                format!("V1 goes to another repository than V2, which one binding can't do: {key} needs a port or name of its own");
-            ledger.decide(found.by, reason);
-        }
+        purpose.unclear.iter().for_each(|(id, why)| ledger.note(*id, Verdict::NotUnderstood, why.clone()));
         let past_front = "sends those elsewhere who come past whoever ends TLS in front: let that one do it";
         purpose.past_front.iter().for_each(|id| ledger.decide(*id, past_front));
         purpose
@@ -189,24 +150,47 @@ impl Assembly {
     }
 }
 
-/// The only server of an address, or its default one, has every host there that no other names. One binding without a name
-/// does that, if all names of the server mean the same.
-pub(super) fn merge(mut faces: Vec<(Face, Purpose)>, takes_all: bool, ledger: &mut Ledger) -> Vec<(Face, Purpose)> {
-    let target = |purpose: &Purpose| purpose.docker.as_ref().map(|docker| docker.target.clone());
-    let Some((_, first)) = faces.first() else { return faces };
-    let first = target(first);
-    let is_same = faces.iter().all(|(face, purpose)| !matches!(face.name, Name::Below(_)) && target(purpose) == first);
-    if takes_all && is_same {
-        faces.truncate(1);
-        for (face, _) in &mut faces {
-            face.takes_all = true;
-            if let (Some(id), Name::Exact(_)) = (face.name_id, &face.name) {
-                ledger.unneeded(id, "the server has every host of its address that no other server names, and so has the binding");
-                face.name_id = None;
+/// Whether pushes get to another repository or server than what is pulled.
+fn is_push_to_other_place(elsewhere: &Elsewhere) -> bool {
+    !elsewhere.is_v1 && elsewhere.act == Act::Push && matches!(elsewhere.to, To::Target(_) | To::Backend(_) | To::Path(_))
+}
+
+/// Says which requests of registry clients get elsewhere than where the binding leads.
+fn note_elsewhere(purpose: &Purpose, binding: &Binding, ledger: &mut Ledger) {
+    let bound = purpose.docker.as_ref().map(|docker| docker.target.clone()).unwrap_or(Target::Nothing);
+    for Elsewhere { act, is_v1, request, to, by, used } in &purpose.elsewhere {
+        used.iter().for_each(|id| ledger.translated(*id));
+        let (place, own) = match to {
+            To::Target(Target::Repository(key)) => ("another repository", format!("{key} needs a port or name of its own")),
+            To::Target(target) => ("another repository", format!("{} needs a port or name of its own", shown(target))),
+            To::Backend(url) => ("another backend", format!("a gateway has one; a second gateway can serve {url}")),
+            To::Path(path) => ("a path that is no repository's", format!("{request} gets to {path}")),
+            To::Redirect(url) => ("somewhere else", format!("{request} is sent to {url}, which is left out")),
+            To::Refusal => ("nowhere", format!("{request} is refused; here the permissions of the backend's users decide")),
+        };
+        let goes = match (act, is_v1) {
+            (_, true) => format!("V1 goes to {place} than V2, which one binding can't do"),
+            (Act::Pull, false) => format!("some pulls go to {place} than others, which one binding can't do"),
+            (Act::Push, false) if binding.read_only => {
+                format!("pushes go to {place}, pulls to {}: the binding is for pulls, with `read_only = true`", shown(&bound))
             }
-        }
+            (Act::Push, false) => format!("some pushes go to {place}"),
+            (Act::Delete, false) => format!("deletions go to {place}"),
+        };
+        let goes =
+            if matches!(to, To::Target(_) | To::Backend(_)) { goes } else { goes.replace(" than V2", "").replace(" than others", "") };
+        ledger.decide(*by, format!("{goes}: {own}"));
     }
-    faces
+}
+
+fn shown(target: &Target) -> String {
+    match target {
+        Target::Repository(key) => key.to_string(),
+        Target::RepositoryFromHost => "the repository in the host".to_owned(),
+        Target::RepositoryFromPath => "the repository in the path".to_owned(),
+        Target::Console => "management".to_owned(),
+        Target::Nothing => "nothing".to_owned(),
+    }
 }
 
 fn tls(settings: &Settings, face: &Face, ledger: &mut Ledger) -> Tls {
@@ -237,6 +221,20 @@ fn redirect(binding: &mut Binding, origin: &str, used: &[Id], ledger: &mut Ledge
     if origin.contains(ANY_HOST) || origin.contains(HOST_LABEL) {
         binding.redirect = Some(origin.replace(ANY_HOST, "registry.company.com").replace(&format!("{HOST_LABEL}."), ""));
         used.iter().for_each(|id| ledger.decide(*id, "`redirect` leads to one fixed host: check the one that was written"));
+    }
+}
+
+/// What of an origin can be said where every repository has a host of its own.
+fn port_of(url: &str, face: &Face, ledger: &mut Ledger) -> Public {
+    let parsed = url.split_once("://").and_then(|(scheme, authority)| Some((scheme.parse().ok()?, authority.parse().ok()?)));
+    let Some((scheme, authority)): Option<(Scheme, Authority)> = parsed else { return Public::AsListened };
+    let own = if face.is_tls { Scheme::Https } else { Scheme::Http };
+    if scheme != own {
+        ledger.decide(face.listen_id, "clients use another scheme than this address: write who is in front into `trusted_proxies`");
+    }
+    match authority.port().unwrap_or(scheme.default_port()) {
+        port if port == face.listen.port() => Public::AsListened,
+        port => Public::Port(port),
     }
 }
 

@@ -12,6 +12,9 @@ use super::{Note, Verdict};
 /// Longest source line that a note repeats, in characters.
 const LINE_CHARS_MAX: usize = 160;
 
+/// Most reasons that are given for one directive: a server may have a thousand names.
+const REASONS_MAX: usize = 8;
+
 /// A directive's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Id(usize);
@@ -44,20 +47,20 @@ enum Fate {
     Open,
     Covered,
     Translated,
-    Noted(Verdict, String),
+    Noted(Verdict, Vec<String>),
 }
 
 impl Fate {
     /// Which of two judgements on one directive stays: whoever made something of it has looked more closely than the list
-    /// of what is not needed, and what a person must decide outweighs all.
+    /// of what is not needed, what a person must decide outweighs that, and nothing outweighs what was not understood.
     fn rank(&self) -> u8 {
         match self {
             Self::Open => 0,
             Self::Covered => 1,
-            Self::Noted(Verdict::NotUnderstood, _) => 2,
-            Self::Noted(Verdict::Unneeded, _) => 3,
-            Self::Translated => 4,
-            Self::Noted(Verdict::Decide, _) => 5,
+            Self::Noted(Verdict::Unneeded, _) => 2,
+            Self::Translated => 3,
+            Self::Noted(Verdict::Decide, _) => 4,
+            Self::Noted(Verdict::NotUnderstood, _) => 5,
         }
     }
 }
@@ -96,7 +99,7 @@ impl Ledger {
     }
 
     pub(super) fn note(&mut self, id: Id, verdict: Verdict, reason: impl Into<String>) {
-        self.judge(id, Fate::Noted(verdict, reason.into()));
+        self.judge(id, Fate::Noted(verdict, vec![reason.into()]));
     }
 
     pub(super) fn unneeded(&mut self, id: Id, reason: impl Into<String>) {
@@ -120,10 +123,19 @@ impl Ledger {
     }
 
     fn judge(&mut self, id: Id, fate: Fate) {
-        if let Some(entry) = self.entries.get_mut(id.0)
-            && fate.rank() > entry.fate.rank()
-        {
-            entry.fate = fate;
+        let Some(entry) = self.entries.get_mut(id.0) else { return };
+        let needs_somebody = |verdict: Verdict| matches!(verdict, Verdict::Decide | Verdict::NotUnderstood);
+        match (&mut entry.fate, fate) {
+            // Who looks at a line is told everything that there is to it.
+            (Fate::Noted(verdict, reasons), Fate::Noted(other, more)) if needs_somebody(*verdict) && needs_somebody(other) => {
+                *verdict = (*verdict).max(other);
+                let is_new = |reason: &String| !reasons.contains(reason);
+                let more: Vec<String> = more.into_iter().filter(is_new).collect();
+                reasons.extend(more);
+                reasons.truncate(REASONS_MAX);
+            }
+            (earlier, fate) if fate.rank() > earlier.rank() => *earlier = fate,
+            _ => {}
         }
     }
 
@@ -141,7 +153,7 @@ impl Ledger {
                 }
                 Fate::Covered => continue,
                 Fate::Open => (Verdict::NotUnderstood, "not known here: look at what it does".to_owned()),
-                Fate::Noted(verdict, reason) => (verdict, reason),
+                Fate::Noted(verdict, reasons) => (verdict, reasons.join("; ")),
             };
             if seen.insert((Arc::clone(&file), line, source.clone(), reason.clone())) {
                 notes.push(Note { file: PathBuf::from(&*file), line, source, verdict, reason });

@@ -3,6 +3,7 @@
 mod access;
 mod grammar;
 mod listen;
+mod lua;
 mod route;
 mod upstream;
 mod variables;
@@ -10,10 +11,11 @@ mod words;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Verdict;
-use super::assembly::{self, Assembly, Face, Settings};
+use super::assembly::{Assembly, Settings};
+use super::faces::{self, Face};
 use super::ledger::Directive;
 use super::probe::{self, Purpose, Request};
 use super::site::Site;
@@ -36,7 +38,8 @@ pub(super) fn site(source: &mut Source, directives: &[Directive]) -> Site {
     let around = around(source, directives);
     let mut assembly = Assembly::default();
     assembly.site.trusted_proxies = access::trusted_proxies(&around, source);
-    let addresses: Vec<Vec<Listen>> = around.servers.iter().map(|server| listens(server, &mut source.ledger)).collect();
+    let mut addresses: Vec<Vec<Listen>> = around.servers.iter().map(|server| listens(server, &mut source.ledger)).collect();
+    listen::share(&mut addresses);
     let mut sharing: HashMap<SocketAddr, Vec<&Listen>> = HashMap::new();
     for listen in addresses.iter().flatten() {
         sharing.entry(listen.address).or_default().push(listen);
@@ -97,7 +100,7 @@ fn add_server(
 ) {
     let names = names(server, &mut source.ledger);
     let mut is_anything = false;
-    let mut unknown = None;
+    let mut lost = Vec::new();
     for listen in listens {
         let faces: Vec<(Face, Purpose)> = names
             .iter()
@@ -115,16 +118,21 @@ fn add_server(
                 (face, purpose)
             })
             .collect();
-        unknown = unknown.or_else(|| faces.iter().find_map(|(_, purpose)| purpose.unknown.clone()));
         let settings = settings(around, server, source);
-        for (face, purpose) in assembly::merge(faces, is_alone(listen.address) || listen.is_default, &mut source.ledger) {
-            is_anything |= assembly.add(&face, &purpose, &settings, &mut source.ledger);
+        for (face, purpose) in faces::merge(faces, is_alone(listen.address) || listen.is_default, &mut source.ledger) {
+            match assembly.add(&face, &purpose, &settings, &mut source.ledger) {
+                true => is_anything = true,
+                false => lost.push((face, purpose)),
+            }
         }
     }
+    let unclear: Vec<_> = lost.iter().flat_map(|(_, purpose)| &purpose.unclear).cloned().collect();
     if is_anything {
         source.ledger.translated(server.id);
-    } else if let Some(why) = unknown {
+        lost.iter().for_each(|(face, purpose)| faces::note_lost(face, purpose, &mut source.ledger));
+    } else if let Some((_, why)) = unclear.first() {
         source.ledger.note(server.id, Verdict::NotUnderstood, format!("what this server does with /v1 and /v2 can't be followed: {why}"));
+        unclear.iter().for_each(|(id, why)| source.ledger.note(*id, Verdict::NotUnderstood, why.clone()));
     } else if server.children().iter().any(|directive| directive.is("return") && !directive.argument(0).starts_with('3')) {
         source.ledger.unneeded(server.id, "hosts that no binding has are answered 421");
         source.ledger.cover(server.children());
@@ -179,5 +187,5 @@ fn file(source: &mut Source, directives: &[&Directive]) -> Option<PathBuf> {
     if path.contains('$') || path.starts_with("data:") || path.starts_with("engine:") {
         source.ledger.decide(first.id, "this is no path of a file: write one");
     }
-    Some(source.root.join(Path::new(path)))
+    Some(source.path(first.id, path))
 }

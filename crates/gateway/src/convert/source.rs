@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ImportError;
-use super::ledger::{Directive, Ledger};
+use super::ledger::{Directive, Id, Ledger};
 
 /// Most bytes of all files together. A thousand servers are about a megabyte.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -23,6 +23,23 @@ const DIRECTIVES_MAX: usize = 200_000;
 
 /// Blocks within blocks: deepest.
 pub(super) const NESTING_MAX: usize = 32;
+
+/// What is said of a line that was copied from where typesetters had been at it.
+pub(super) const MENDED: &str = "quotes, dashes or blanks as web pages set them were read as the plain ones that must have been meant; the other proxy takes them literally";
+
+/// A blank that is none in a configuration.
+pub(super) fn is_wide_blank(c: char) -> bool {
+    matches!(c, '\u{a0}' | '\u{2000}'..='\u{200b}' | '\u{202f}' | '\u{3000}')
+}
+
+/// The plain quote that a typographic one was made out of.
+pub(super) fn typeset_quote(c: char) -> Option<char> {
+    match c {
+        '“' | '”' | '„' | '‟' => Some('"'),
+        '‘' | '’' | '‚' | '‛' => Some('\''),
+        _ => None,
+    }
+}
 
 /// The files of one configuration.
 pub(super) struct Source {
@@ -69,6 +86,16 @@ impl Source {
             return Err(ImportError::TooLarge { what: "directives", most: DIRECTIVES_MAX as u64 });
         }
         Ok(())
+    }
+
+    /// The path of a file that a directive names.
+    pub(super) fn path(&mut self, named_by: Id, text: &str) -> PathBuf {
+        let is_drive = matches!(text.as_bytes(), [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic());
+        if is_drive {
+            self.ledger.decide(named_by, "a path of Windows: copy the file to this machine and write its path");
+            return PathBuf::from(text);
+        }
+        self.root.join(text)
     }
 
     /// Parses what `pattern` (a path, with `*` and `?`) means in a file, by `parse`. None: there is no such file.

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod posted;
+
 /// A file of `tests/fixtures`.
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -123,7 +125,12 @@ plain_http = true
     );
     assert_eq!(
         noted(&imported, Verdict::Decide),
-        ["11: server 10.0.0.6:8081 max_fails=2;", "17: listen 80;", "39: location /health { … }"]
+        [
+            "11: server 10.0.0.6:8081 max_fails=2;",
+            "17: listen 80;",
+            r"18: server_name ~(?<repo>.+)\.docker.company.com docker.company.com;",
+            "39: location /health { … }"
+        ]
     );
     assert_eq!(noted(&imported, Verdict::NotUnderstood), [""; 0]);
     assert_eq!(reason(&imported, "ssl_protocols"), "TLS 1.2 and 1.3 only");
@@ -401,7 +408,9 @@ fn binding(port: u16) -> impl Strategy<Value = Binding> {
             binding.redirect = (binding.target == Target::Nothing).then(|| "https://registry.company.com:444".to_owned());
             let passes = binding.target != Target::Nothing;
             binding.public = match public {
-                Public::Url(label) if passes => Public::Url(format!("{scheme}://{label}.company.com:4444")),
+                Public::Url(label) if passes && binding.target != Target::RepositoryFromHost => {
+                    Public::Url(format!("{scheme}://{label}.company.com:4444"))
+                }
                 Public::Port(port) if passes => Public::Port(port),
                 _ => Public::AsListened,
             };

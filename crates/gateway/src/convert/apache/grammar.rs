@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::super::ImportError;
 use super::super::Verdict;
 use super::super::ledger::Directive;
-use super::super::source::{NESTING_MAX, Source};
+use super::super::source::{MENDED, NESTING_MAX, Source, is_wide_blank, typeset_quote};
 
 /// Longest value of a `${name}`, in bytes; it may consist of others.
 const VALUE_BYTES_MAX: usize = 4096;
@@ -52,19 +52,24 @@ fn lines(text: &str) -> Vec<(usize, String)> {
     logical
 }
 
-/// The words of a line. `None`: a quote is not closed.
-fn words(line: &str) -> Option<Vec<String>> {
+/// The words of a line, and whether some of it was read as what a web page has made it out of. `None`: a quote is not closed.
+fn words(line: &str) -> Option<(Vec<String>, bool)> {
     let mut words = Vec::new();
-    let mut rest = line.trim_start();
+    let mut is_mended = line.contains(is_wide_blank);
+    let is_blank = |c: char| c.is_whitespace() || is_wide_blank(c);
+    let mut rest = line.trim_start_matches(is_blank);
     while let Some(first) = rest.chars().next() {
         let mut word = String::new();
-        let quote = matches!(first, '"' | '\'').then_some(first);
+        let typeset = typeset_quote(first);
+        let quote = typeset.or(matches!(first, '"' | '\'').then_some(first));
+        is_mended |= typeset.is_some();
+        let is_end = |c: char| Some(c) == quote || (typeset.is_some() && typeset_quote(c) == typeset);
         let mut chars = rest.char_indices().skip(usize::from(quote.is_some())).peekable();
         let mut end = None;
         while let Some((at, c)) = chars.next() {
             match quote {
-                Some(quote) if c == quote => {
-                    end = Some(at + 1);
+                Some(_) if is_end(c) => {
+                    end = Some(at + c.len_utf8());
                     break;
                 }
                 // Only the quote itself and the backslash are escaped; a pattern's backslashes stay.
@@ -75,21 +80,25 @@ fn words(line: &str) -> Option<Vec<String>> {
                     }
                     _ => word.push(c),
                 },
-                None if c.is_whitespace() => {
+                None if is_blank(c) => {
                     end = Some(at);
                     break;
                 }
                 _ => word.push(c),
             }
         }
+        // A hyphen between blanks.
+        if quote.is_none() && matches!(word.as_str(), "–" | "—" | "‐" | "−") {
+            (word, is_mended) = ("-".to_owned(), true);
+        }
         words.push(word);
         match end {
-            Some(end) => rest = rest[end..].trim_start(),
+            Some(end) => rest = rest[end..].trim_start_matches(is_blank),
             None if quote.is_some() => return None,
             None => break,
         }
     }
-    Some(words)
+    Some((words, is_mended))
 }
 
 struct Parser<'s> {
@@ -132,13 +141,16 @@ impl Parser<'_> {
         let Some(inner) = section.trim_end().strip_suffix('>') else {
             return self.fail(number, "a section's line ends in `>`");
         };
-        let mut arguments = self.words(number, inner)?;
+        let (mut arguments, is_mended) = self.words(number, inner)?;
         if arguments.is_empty() {
             return self.fail(number, "a section needs a name");
         }
         let name = arguments.remove(0).to_ascii_lowercase();
         self.source.check_bounds()?;
         let id = self.source.ledger.enter(self.file, number, line);
+        if is_mended {
+            self.source.ledger.decide(id, MENDED);
+        }
         let block = self.directives(Some((&name, number)), depth + 1)?;
         let is_negated = arguments.first().is_some_and(|argument| argument.starts_with('!'));
         match name.as_str() {
@@ -166,13 +178,16 @@ impl Parser<'_> {
     }
 
     fn directive(&mut self, number: usize, line: &str, into: &mut Vec<Directive>) -> Result<(), ImportError> {
-        let mut arguments = self.words(number, line)?;
+        let (mut arguments, is_mended) = self.words(number, line)?;
         if arguments.is_empty() {
             return Ok(());
         }
         let name = arguments.remove(0).to_ascii_lowercase();
         self.source.check_bounds()?;
         let id = self.source.ledger.enter(self.file, number, line);
+        if is_mended {
+            self.source.ledger.decide(id, MENDED);
+        }
         let directive = Directive { id, name, arguments, block: None };
         match directive.name.as_str() {
             "include" | "includeoptional" => return self.include(&directive, into),
@@ -222,9 +237,9 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn words(&self, number: usize, line: &str) -> Result<Vec<String>, ImportError> {
+    fn words(&self, number: usize, line: &str) -> Result<(Vec<String>, bool), ImportError> {
         match words(line) {
-            Some(words) => Ok(words.into_iter().map(|word| self.defined(word)).collect()),
+            Some((words, is_mended)) => Ok((words.into_iter().map(|word| self.defined(word)).collect(), is_mended)),
             None => self.fail(number, "a quote that is opened here is not closed"),
         }
     }
@@ -290,6 +305,8 @@ mod tests {
             ("Define port 444\nListen ${port}\nListen ${other}", "listen[\"444\"];listen[\"${other}\"];"),
             ("Define x\n<IfDefine x>\nA\n</IfDefine>\n<IfDefine !x>\nB\n</IfDefine>", "a[];"),
             ("Listen 1 \\", "listen[\"1\"];"),
+            ("Listen 1\r\nA b \\\r\n c\r\n", "listen[\"1\"];a[\"b\", \"c\"];"),
+            ("RewriteRule\u{a0}(.*) – [E=a:%1]\nB “x y” ‘z’ a–b", "rewriterule[\"(.*)\", \"-\", \"[E=a:%1]\"];b[\"x y\", \"z\", \"a–b\"];"),
         ] {
             assert_eq!(show(&read(text).unwrap_or_else(|error| panic!("{text}: {error}"))), expected, "{text}");
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::Verdict;
-use super::super::assembly::Name;
+use super::super::faces::Name;
 use super::super::ledger::{Directive, Id, Ledger};
 use super::super::source::Source;
 
@@ -136,11 +136,6 @@ pub(super) fn names(host: &VirtualHost<'_>, ledger: &mut Ledger) -> Vec<(Name, O
             }
         }
     }
-    // A host that a pattern of the same virtual host means besides.
-    let domains: Vec<String> =
-        names.iter().filter_map(|(name, _)| if let Name::Below(domain) = name { Some(domain.clone()) } else { None }).collect();
-    let is_meant = |host: &str| host.split_once('.').is_some_and(|(_, domain)| domains.iter().any(|other| other == domain));
-    names.retain(|(name, _)| !matches!(name, Name::Exact(host) if is_meant(host)));
     if names.is_empty() {
         names.push((Name::Any, None));
     }

@@ -2,7 +2,7 @@
 //! then the first `ProxyPass` that fits.
 
 use super::super::ledger::{Directive, Id};
-use super::super::probe::{Answer, Outcome, Request};
+use super::super::probe::{Answer, Outcome, Request, says_where};
 use super::rules::{Groups, Turn, captures, flags};
 
 /// Rounds of rules that ask for another round.
@@ -31,10 +31,12 @@ pub(super) fn route(host: &Host<'_>, request: Request<'_>) -> Answer {
         },
         used: vec![host.id],
         groups: Groups::default(),
+        at: host.id,
+        unclear: Vec::new(),
     };
-    let outcome = walk.outcome().unwrap_or_else(Outcome::Unknown);
+    let outcome = walk.outcome().unwrap_or_else(|why| Outcome::Unknown { why, at: walk.at });
     let headers = walk.headers();
-    Answer { outcome, used: walk.used, headers }
+    Answer { outcome, used: walk.used, headers, unclear: walk.unclear }
 }
 
 struct Walk<'a> {
@@ -42,6 +44,10 @@ struct Walk<'a> {
     turn: Turn<'a>,
     used: Vec<Id>,
     groups: Groups,
+    /// What is being looked at.
+    at: Id,
+    /// What was passed over because it can't be followed, with why.
+    unclear: Vec<(Id, String)>,
 }
 
 impl<'a> Walk<'a> {
@@ -73,7 +79,11 @@ impl<'a> Walk<'a> {
                         conditions.clear();
                     }
                     "rewriterule" => {
-                        let applied = self.apply(directive, &conditions)?;
+                        self.at = directive.id;
+                        let applied = self.apply(directive, &conditions).unwrap_or_else(|why| {
+                            self.pass_over(directive, &why);
+                            None
+                        });
                         if let Some(flags) = applied {
                             self.used.extend(conditions.iter().map(|condition| condition.id));
                             self.used.push(directive.id);
@@ -100,6 +110,10 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(None)
+    }
+
+    fn pass_over(&mut self, rule: &Directive, why: &str) {
+        self.unclear.push((rule.id, format!("taken to have no effect, as it can't be followed here: {why}")));
     }
 
     /// The rule's flags if its pattern and all its conditions fit, with the groups they have captured.
@@ -167,8 +181,16 @@ impl<'a> Walk<'a> {
                 ("redirect" | "redirectmatch" | "redirectpermanent" | "redirecttemp", [from, to]) => (*from, *to),
                 _ => continue,
             };
+            self.at = directive.id;
             let made = if directive.is("redirectmatch") {
-                let Some(groups) = captures(from, false, &path)? else { continue };
+                let groups = match captures(from, false, &path) {
+                    Ok(Some(groups)) => groups,
+                    Ok(None) => continue,
+                    Err(why) => {
+                        self.pass_over(directive, &why);
+                        continue;
+                    }
+                };
                 self.turn.expand(to, &Groups { rule: groups, condition: Vec::new() })?
             } else {
                 let Some(rest) = below(&path, from) else { continue };
@@ -212,6 +234,7 @@ impl<'a> Walk<'a> {
     fn pass_below(&mut self, rule: &Directive, from: &str, to: &str, path: &str) -> Result<Option<Outcome>, String> {
         let Some(rest) = below(path, from) else { return Ok(None) };
         self.used.push(rule.id);
+        self.at = rule.id;
         if to == "!" {
             return Ok(Some(Outcome::Answered));
         }
@@ -221,8 +244,16 @@ impl<'a> Walk<'a> {
     }
 
     fn pass_matching(&mut self, rule: &Directive, pattern: &str, to: &str, path: &str) -> Result<Option<Outcome>, String> {
-        let Some(groups) = captures(pattern, false, path)? else { return Ok(None) };
+        let groups = match captures(pattern, false, path) {
+            Ok(Some(groups)) => groups,
+            Ok(None) => return Ok(None),
+            Err(why) => {
+                self.pass_over(rule, &why);
+                return Ok(None);
+            }
+        };
         self.used.push(rule.id);
+        self.at = rule.id;
         if to == "!" {
             return Ok(Some(Outcome::Answered));
         }
@@ -236,18 +267,29 @@ impl<'a> Walk<'a> {
     }
 
     /// What `RequestHeader set` makes of a request.
-    fn headers(&self) -> Vec<(String, String, Id)> {
+    fn headers(&mut self) -> Vec<(String, String, Id)> {
         let in_effect = self.host.own.iter().chain(self.host.outer);
         let set = in_effect.filter(|directive| directive.is("requestheader") && matches!(directive.argument(0), "set" | "setifempty"));
-        set.filter_map(|directive| {
-            let value = self.header_value(directive.argument(2))?;
-            Some((directive.argument(1).trim_end_matches(':').to_ascii_lowercase(), value, directive.id))
-        })
-        .collect()
+        let mut headers = Vec::new();
+        for directive in set {
+            let name = directive.argument(1).trim_end_matches(':').to_ascii_lowercase();
+            match self.header_value(directive.argument(2)) {
+                Some(value) => headers.push((name, value, directive.id)),
+                None if says_where(&name) => {
+                    self.unclear.push((directive.id, format!("its value can't be followed here: {}", directive.argument(2))));
+                }
+                None => {}
+            }
+        }
+        headers
     }
 
-    /// `%{name}e` is from the environment, `%{NAME}s` of TLS.
+    /// `%{name}e` is from the environment, `%{NAME}s` of TLS, and `expr=` an expression, of which single variables are known.
     fn header_value(&self, text: &str) -> Option<String> {
+        if let Some(expression) = text.strip_prefix("expr=") {
+            let is_plain = expression.starts_with("%{") && expression.ends_with('}') && !expression[2..].contains('{');
+            return if is_plain { self.turn.expand(expression, &Groups::default()).ok() } else { None };
+        }
         let mut value = String::new();
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once("%{") {
@@ -259,7 +301,7 @@ impl<'a> Walk<'a> {
             rest = after;
         }
         value.push_str(rest);
-        value.parse::<String>().ok().filter(|value| !value.starts_with("expr="))
+        Some(value)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Apache's rewrite rules: conditions, flags, and the texts that they test.
 
 use super::super::ledger::Directive;
-use super::super::probe::Request;
-use regex::RegexBuilder;
+use super::super::pattern;
+use super::super::probe::{Request, USER_AGENT};
 
 /// Longest text that a rule makes, in bytes.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
@@ -90,6 +90,7 @@ impl Turn<'_> {
             return Ok(match header {
                 "HOST" => request.host.to_owned(),
                 "X-FORWARDED-PROTO" => request.forwarded_proto.to_owned(),
+                "USER-AGENT" => USER_AGENT.to_owned(),
                 _ => String::new(),
             });
         }
@@ -114,8 +115,10 @@ impl Turn<'_> {
             "THE_REQUEST" => format!("{} {} HTTP/1.1", request.method, request.path),
             "REMOTE_ADDR" | "REMOTE_HOST" => "192.0.2.1".to_owned(),
             "SERVER_PROTOCOL" => "HTTP/1.1".to_owned(),
-            "QUERY_STRING" | "REMOTE_USER" | "PATH_INFO" | "HTTP_USER_AGENT" | "HTTP_REFERER" | "HTTP_ACCEPT" | "HTTP_COOKIE"
-            | "DOCUMENT_ROOT" => String::new(),
+            "HTTP_USER_AGENT" => USER_AGENT.to_owned(),
+            "QUERY_STRING" | "REMOTE_USER" | "PATH_INFO" | "HTTP_REFERER" | "HTTP_ACCEPT" | "HTTP_COOKIE" | "DOCUMENT_ROOT" => {
+                String::new()
+            }
             _ if upper.starts_with("SSL:") || upper.starts_with("LA-") => String::new(),
             _ => return Err(format!("%{{{name}}}")),
         })
@@ -183,6 +186,5 @@ pub(super) fn flags(text: &str) -> Vec<(String, String)> {
 
 /// What a pattern captures, the whole first, if it matches. `Err`: it is written in a way that only Apache's engine knows.
 pub(super) fn captures(pattern: &str, ignores_case: bool, text: &str) -> Result<Option<Vec<String>>, String> {
-    let regex = RegexBuilder::new(pattern).case_insensitive(ignores_case).build().map_err(|_| format!("the pattern {pattern}"))?;
-    Ok(regex.captures(text).map(|found| found.iter().map(|group| group.map_or("", |group| group.as_str()).to_owned()).collect()))
+    Ok(pattern::find(pattern, ignores_case, text)?.map(|found| found.groups))
 }

@@ -41,7 +41,9 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
         "<directory" | "<directorymatch" | "<files" | "<filesmatch" => whole(Unneeded, "no files are served"),
         "<location" | "<locationmatch" | "<proxy" | "<proxymatch" if is_about_access(directive) => Some((Unneeded, "see its lines", false)),
         "<requireall" | "<requireany" | "<requirenone" => Some((Unneeded, "see its lines", false)),
-        "<location" | "<locationmatch" => whole(Decide, "registry clients never ask below this path, and a binding passes on nothing else"),
+        "<location" | "<locationmatch" => {
+            whole(Decide, "no request that was tried gets here, and a binding passes on nothing but the registry APIs")
+        }
         "<proxy" | "<proxymatch" => whole(Decide, "no host that was translated uses these backends"),
         "<limit" | "<limitexcept" => {
             whole(Decide, "methods are the backend's to allow, by the permissions of its users; `read_only = true` refuses all that write")
@@ -119,10 +121,12 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
         "rewriterule" if is_setter(directive) => (Unneeded, "scheme, host and port are taken from the connection"),
         "rewriterule" | "redirect" | "redirectmatch" | "redirectpermanent" if points_to_interface(directive) =>
             (Unneeded, "browsers find the user interface on the binding with `console = true`"),
-        "rewriterule" | "redirect" | "redirectmatch" | "redirectpermanent" | "redirecttemp" => (Decide, "not met by a request of a registry client"),
+        "rewriterule" | "redirect" | "redirectmatch" | "redirectpermanent" | "redirecttemp" => (Decide, "not met by any request that was tried: look at whom it is for"),
+        "rewriteoptions" if directive.arguments.iter().any(|option| option.to_ascii_lowercase().starts_with("inherit")) =>
+            (Decide, "the rules of the server around were not taken over: look at what they do"),
         "rewriteengine" | "rewriteoptions" | "rewritebase" | "rewritelog" | "rewriteloglevel" => (Unneeded, "the rules were followed"),
         "rewritemap" => (Decide, "maps are not evaluated: write a binding for each repository"),
-        "proxypass" | "proxypassmatch" => (Decide, "no request of a registry client gets here"),
+        "proxypass" | "proxypassmatch" => (Decide, "no request that was tried gets here"),
         "remoteipheader" | "remoteipproxiesheader" | "remoteipproxyprotocolexceptions" =>
             (Unneeded, "`trusted_proxies` alone may say who the client is, by PROXY protocol or X-Forwarded-For"),
         "customlog" | "logformat" | "transferlog" | "globallog" | "bufferedlogs" => (Unneeded, "every request is one line of the log; [access_log] takes `format = \"combined\"` and a `path`"),
@@ -153,9 +157,11 @@ fn is_transfer(directive: &Directive) -> bool {
     directive.arguments.iter().any(|argument| names.iter().any(|name| argument.starts_with(name)))
 }
 
-/// Whether a rule only keeps something for a header.
+/// Whether a rule only keeps what the client says of scheme, host and port for a header.
 fn is_setter(directive: &Directive) -> bool {
-    directive.argument(1) == "-" && directive.argument(2).to_ascii_lowercase().contains("e=")
+    let flags = directive.argument(2).to_ascii_lowercase();
+    let name = flags.split_once("e=").map_or("", |(_, setting)| setting.split([':', ',', ']']).next().unwrap_or_default());
+    directive.argument(1) == "-" && ["proto", "scheme", "https", "ssl", "port", "host"].iter().any(|part| name.contains(part))
 }
 
 /// Whether a rule sends browsers to Artifactory's own pages.

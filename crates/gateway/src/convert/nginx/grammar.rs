@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::super::ImportError;
 use super::super::ledger::Directive;
-use super::super::source::{NESTING_MAX, Source};
+use super::super::source::{MENDED, NESTING_MAX, Source, is_wide_blank, typeset_quote};
+use super::lua;
 
 /// Parses a file, with the files that it includes in their places.
 pub(in super::super) fn parse(source: &mut Source, file: &Arc<Path>) -> Result<Vec<Directive>, ImportError> {
     let text = source.read(file)?;
-    Parser { words: Words { text: &text, at: 0, line: 1, begun: 1 }, file, source }.directives(0)
+    Parser { words: Words { text: &text, at: 0, line: 1, begun: 1, is_mended: false }, file, source }.directives(0)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ struct Words<'t> {
     line: usize,
     /// The line that the last token began on.
     begun: usize,
+    /// Whether something was read as what a web page has made it out of.
+    is_mended: bool,
 }
 
 impl Words<'_> {
@@ -49,10 +52,14 @@ impl Words<'_> {
             self.begun = self.line;
             match self.peek() {
                 None => return Ok(Token::End),
-                Some('#') => while self.bump().is_some_and(|c| c != '\n') {},
+                Some('#') => self.skip_line(),
                 // A byte order mark, as some editors put in front.
                 Some(c) if c.is_ascii_whitespace() || c == '\u{feff}' => {
                     self.bump();
+                }
+                Some(c) if is_wide_blank(c) => {
+                    self.bump();
+                    self.is_mended = true;
                 }
                 Some(c @ (';' | '{' | '}')) => {
                     self.bump();
@@ -64,20 +71,26 @@ impl Words<'_> {
                 }
                 Some(quote @ ('"' | '\'')) => {
                     self.bump();
-                    return self.quoted(quote).map(Token::Word);
+                    return self.quoted(|c| c == quote).map(Token::Word);
+                }
+                Some(quote) if typeset_quote(quote).is_some() => {
+                    self.bump();
+                    self.is_mended = true;
+                    let plain = typeset_quote(quote);
+                    return self.quoted(|c| Some(c) == plain || typeset_quote(c) == plain).map(Token::Word);
                 }
                 Some(_) => return Ok(Token::Word(self.plain())),
             }
         }
     }
 
-    fn quoted(&mut self, quote: char) -> Result<String, &'static str> {
+    fn quoted(&mut self, ends: impl Fn(char) -> bool) -> Result<String, &'static str> {
         let mut word = String::new();
         loop {
             match self.bump() {
                 None => return Err("a quote that is opened here is not closed"),
                 Some('\\') => self.escaped(&mut word),
-                Some(c) if c == quote => return Ok(word),
+                Some(c) if ends(c) => return Ok(word),
                 Some(c) => word.push(c),
             }
         }
@@ -90,7 +103,7 @@ impl Words<'_> {
                 ';' | '}' => break,
                 // `${name}` is a variable, any other brace begins a block.
                 '{' if !word.ends_with('$') => break,
-                c if c.is_ascii_whitespace() => break,
+                c if c.is_ascii_whitespace() || is_wide_blank(c) => break,
                 _ => {}
             }
             self.bump();
@@ -128,18 +141,17 @@ impl Words<'_> {
         self.bump();
     }
 
-    /// Passes over a block in another language, behind its opening brace.
-    fn skip_foreign(&mut self) {
-        let mut depth = 1_usize;
-        while depth > 0
-            && let Some(c) = self.bump()
-        {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => {}
-            }
-        }
+    /// Passes over a block of Lua, behind its opening brace.
+    fn skip_lua(&mut self) -> Result<(), &'static str> {
+        let rest = &self.text[self.at..];
+        let length = lua::block(rest).ok_or("a block of Lua that is opened here does not end")?;
+        self.line += rest[..length].matches('\n').count();
+        self.at += length;
+        Ok(())
+    }
+
+    fn skip_line(&mut self) {
+        while self.bump().is_some_and(|c| c != '\n') {}
     }
 }
 
@@ -166,7 +178,7 @@ impl Parser<'_, '_> {
 
     fn directive(&mut self, name: String, depth: usize, into: &mut Vec<Directive>) -> Result<(), ImportError> {
         let line = self.words.begun;
-        let mut arguments = Vec::new();
+        let mut arguments: Vec<String> = Vec::new();
         let has_block = loop {
             match self.token()? {
                 Token::Word(word) => arguments.push(word),
@@ -178,13 +190,16 @@ impl Parser<'_, '_> {
         self.source.check_bounds()?;
         let shown = format!("{name} {}{}", arguments.join(" "), if has_block { " { … }" } else { ";" });
         let id = self.source.ledger.enter(self.file, line, &shown);
+        if std::mem::take(&mut self.words.is_mended) {
+            self.source.ledger.decide(id, MENDED);
+        }
         if name == "include" && !has_block {
             return self.include(Directive { id, name, arguments, block: None }, into);
         }
         let block = match has_block {
             false => None,
-            true if name.ends_with("_by_lua_block") || name == "js_body" => {
-                self.words.skip_foreign();
+            true if name.ends_with("_by_lua_block") => {
+                self.words.skip_lua().map_err(|message| self.syntax(line, message))?;
                 Some(Vec::new())
             }
             true if depth >= NESTING_MAX => return self.fail(&format!("blocks within blocks: more than {NESTING_MAX}")),
@@ -251,7 +266,7 @@ mod tests {
     fn read(text: &str) -> Result<Vec<Directive>, ImportError> {
         let file: Arc<Path> = Arc::from(Path::new("nginx.conf"));
         let mut source = Source::new(&file);
-        Parser { words: Words { text, at: 0, line: 1, begun: 1 }, file: &file, source: &mut source }.directives(0)
+        Parser { words: Words { text, at: 0, line: 1, begun: 1, is_mended: false }, file: &file, source: &mut source }.directives(0)
     }
 
     fn show(directives: &[Directive]) -> String {
@@ -277,6 +292,10 @@ mod tests {
             ("if ($a = '') { set $b c; }", "if[\"($a\", \"=\", \"\", \")\"]{set[\"$b\", \"c\"];}"),
             ("location ~ \"^/v[12]{1}/\" { }", "location[\"~\", \"^/v[12]{1}/\"]{}"),
             ("content_by_lua_block { if x then t = {} end } b;", "content_by_lua_block[]{}b[];"),
+            ("access_by_lua_block {\n local t = { a = 1 } -- a } brace\n} b;", "access_by_lua_block[]{}b[];"),
+            ("set_by_lua_block $x { return '{' } b;", "set_by_lua_block[\"$x\"]{}b[];"),
+            ("a b;\r\nserver {\r\n\tc d; # e\r\n}\r\n", "a[\"b\"];server[]{c[\"d\"];}"),
+            ("rewrite\u{a0}“^/(v1|v2)/”\u{a0}‘a b’ “c\";", "rewrite[\"^/(v1|v2)/\", \"a b\", \"c\"];"),
             ("a # comment\n b;", "a[\"b\"];"),
         ] {
             assert_eq!(show(&read(text).unwrap_or_else(|error| panic!("{text}: {error}"))), expected, "{text}");
@@ -292,6 +311,7 @@ mod tests {
             ("\n;", 2, "name of a directive"),
             ("a\n 'b;\n", 2, "not closed"),
             ("a { b }", 1, "`b` does not end"),
+            ("a;\nb_by_lua_block {\n '}' -- }\n", 2, "Lua"),
         ] {
             match read(text) {
                 Err(ImportError::Syntax { line: found, message, .. }) => {

@@ -1,9 +1,10 @@
 //! NGINX's addresses and host names.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::Verdict;
-use super::super::assembly::Name;
+use super::super::faces::Name;
 use super::super::ledger::{Directive, Id, Ledger};
 use super::super::probe::HOST_LABEL;
 use super::variables::captures;
@@ -68,6 +69,19 @@ pub(super) fn listens(server: &Directive, ledger: &mut Ledger) -> Vec<Listen> {
     listens
 }
 
+/// An address is one socket: what one server says of it counts for all that listen there.
+pub(super) fn share(addresses: &mut [Vec<Listen>]) {
+    let mut said: HashMap<SocketAddr, (bool, bool)> = HashMap::new();
+    for listen in addresses.iter().flatten() {
+        let (is_tls, proxy_protocol) = said.entry(listen.address).or_default();
+        *is_tls |= listen.is_tls;
+        *proxy_protocol |= listen.proxy_protocol;
+    }
+    for listen in addresses.iter_mut().flatten() {
+        (listen.is_tls, listen.proxy_protocol) = said.get(&listen.address).copied().unwrap_or_default();
+    }
+}
+
 /// `443`, `*:443`, `192.0.2.1`, `192.0.2.1:443`, `[::]:443`, `localhost:443`.
 pub(super) fn address(text: &str) -> Option<SocketAddr> {
     if let Ok(port) = text.parse::<u16>() {
@@ -105,6 +119,13 @@ pub(super) fn names(server: &Directive, ledger: &mut Ledger) -> Vec<Named> {
     }
     if names.is_empty() {
         names.push(Named { name: Name::Any, id: None, captures: Vec::new() });
+    }
+    // A variable that one name's pattern sets is empty under the others.
+    let variables: BTreeSet<String> = names.iter().flat_map(|name| &name.captures).map(|(variable, _)| variable.clone()).collect();
+    for Named { captures, .. } in &mut names {
+        let missing = variables.iter().filter(|variable| !captures.iter().any(|(known, _)| known == *variable));
+        let missing: Vec<_> = missing.map(|variable| (variable.clone(), String::new())).collect();
+        captures.extend(missing);
     }
     names
 }

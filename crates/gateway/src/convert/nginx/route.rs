@@ -2,7 +2,7 @@
 //! the path leads to, that one's rewrites, and so on until something answers.
 
 use super::super::ledger::{Directive, Id};
-use super::super::probe::{Answer, Outcome, Request};
+use super::super::probe::{Answer, Outcome, Request, says_where};
 use super::variables::{Variables, captures};
 
 /// Turns between rewriting and looking for a location, as in NGINX.
@@ -10,13 +10,19 @@ const TURNS_MAX: usize = 10;
 
 /// The answer of `server` to a request. `outer` is what stands around it, `maps` every `map` there.
 pub(super) fn route(server: &Directive, outer: &[&Directive], maps: &[&Directive], request: Request<'_>) -> Answer {
-    let mut walk = Walk { variables: Variables::new(request, maps), used: vec![server.id], levels: vec![outer.to_vec()] };
+    let mut walk = Walk {
+        variables: Variables::new(request, maps),
+        used: Vec::new(),
+        levels: vec![outer.to_vec()],
+        at: server.id,
+        unclear: Vec::new(),
+    };
     walk.levels.push(server.children().iter().collect());
-    let outcome = walk.server(server).unwrap_or_else(Outcome::Unknown);
+    let outcome = walk.server(server).unwrap_or_else(|why| Outcome::Unknown { why, at: walk.at });
     let headers = walk.headers();
-    let mut used = walk.used;
-    used.extend(walk.variables.used);
-    Answer { outcome, used, headers }
+    // The last is what answers.
+    let used = std::iter::once(server.id).chain(walk.variables.used).chain(walk.used).collect();
+    Answer { outcome, used, headers, unclear: walk.unclear }
 }
 
 struct Walk<'a> {
@@ -24,6 +30,10 @@ struct Walk<'a> {
     used: Vec<Id>,
     /// The directives of each level that the request is in, outermost first.
     levels: Vec<Vec<&'a Directive>>,
+    /// What is being looked at.
+    at: Id,
+    /// What was passed over because it can't be followed, with why.
+    unclear: Vec<(Id, String)>,
 }
 
 /// How a list of rewrites ended.
@@ -84,7 +94,7 @@ impl<'a> Walk<'a> {
     fn locations(&mut self, server: &'a Directive) -> Result<Vec<&'a Directive>, String> {
         let mut chosen = Vec::new();
         let mut within = server;
-        while let Some(location) = choose(within, &self.variables.path)? {
+        while let Some(location) = self.choose(within) {
             if let Some(pattern) = location_pattern(location)
                 && let Some(found) = captures(&pattern, &self.variables.path)?
             {
@@ -94,6 +104,31 @@ impl<'a> Walk<'a> {
             within = location;
         }
         Ok(chosen)
+    }
+
+    /// The location that NGINX takes: the exact one; the longest prefix if it is to win; the first pattern; the longest prefix.
+    fn choose(&mut self, within: &'a Directive) -> Option<&'a Directive> {
+        let path = self.variables.path.clone();
+        let locations = || within.children().iter().filter(|directive| directive.is("location"));
+        if let Some(exact) = locations().find(|location| location.argument(0) == "=" && location.argument(1) == path) {
+            return Some(exact);
+        }
+        let by_prefix = locations()
+            .filter(|location| location.argument(0) != "=")
+            .filter_map(|location| Some((prefix(location).filter(|prefix| path.starts_with(*prefix))?.len(), location)))
+            .max_by_key(|(length, _)| *length)
+            .map(|(_, location)| location);
+        if by_prefix.is_some_and(|location| location.argument(0) == "^~") {
+            return by_prefix;
+        }
+        for location in locations() {
+            match location_pattern(location).map(|pattern| captures(&pattern, &path)) {
+                Some(Ok(Some(_))) => return Some(location),
+                Some(Err(why)) => self.pass_over(location, &why),
+                Some(Ok(None)) | None => {}
+            }
+        }
+        by_prefix
     }
 
     /// The `limit_except` that keeps the request's method out of a location.
@@ -130,6 +165,7 @@ impl<'a> Walk<'a> {
     /// Runs the directives of the rewrite module, in their order.
     fn rewrite(&mut self, directives: &'a [Directive]) -> Result<Rewritten, String> {
         for directive in directives {
+            self.at = directive.id;
             let rewritten = match directive.name.as_str() {
                 "rewrite" => self.rewrite_once(directive)?,
                 "return" => Rewritten::Done(self.answer(directive)?),
@@ -140,7 +176,7 @@ impl<'a> Walk<'a> {
                     self.used.push(directive.id);
                     Rewritten::Through
                 }
-                "if" if self.variables.holds(&directive.arguments)? => {
+                "if" if self.holds(directive) => {
                     self.used.push(directive.id);
                     match self.rewrite(directive.children())? {
                         Rewritten::Through => match directive.children().iter().find(|directive| directive.is("proxy_pass")) {
@@ -160,7 +196,14 @@ impl<'a> Walk<'a> {
     }
 
     fn rewrite_once(&mut self, rule: &Directive) -> Result<Rewritten, String> {
-        let Some(found) = captures(rule.argument(0), &self.variables.path)? else { return Ok(Rewritten::Through) };
+        let found = match captures(rule.argument(0), &self.variables.path) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Rewritten::Through),
+            Err(why) => {
+                self.pass_over(rule, &why);
+                return Ok(Rewritten::Through);
+            }
+        };
         found.into_iter().for_each(|(name, value)| self.variables.set(&name, value));
         self.used.push(rule.id);
         let replaced = self.variables.expand(rule.argument(1))?;
@@ -175,6 +218,18 @@ impl<'a> Walk<'a> {
             "break" => Rewritten::Break,
             _ => Rewritten::Through,
         })
+    }
+
+    /// Whether an `if` is met. One that can't be judged is taken not to be.
+    fn holds(&mut self, condition: &Directive) -> bool {
+        self.variables.holds(&condition.arguments).unwrap_or_else(|why| {
+            self.pass_over(condition, &why);
+            false
+        })
+    }
+
+    fn pass_over(&mut self, rule: &Directive, why: &str) {
+        self.unclear.push((rule.id, format!("taken to have no effect, as it can't be followed here: {why}")));
     }
 
     fn answer(&mut self, directive: &Directive) -> Result<Outcome, String> {
@@ -193,6 +248,7 @@ impl<'a> Walk<'a> {
     /// The backend and the path there. `is_final`: the path has been rewritten in the location and replaces everything.
     fn pass(&mut self, pass: &Directive, location: &Directive, is_final: bool) -> Result<Outcome, String> {
         self.used.push(pass.id);
+        self.at = pass.id;
         let has_variables = pass.argument(0).contains('$');
         let url = self.variables.expand(pass.argument(0))?;
         let (backend, own_path) = split_url(&url).ok_or_else(|| format!("the address {url}"))?;
@@ -214,11 +270,16 @@ impl<'a> Walk<'a> {
         let set =
             |level: &Vec<&'a Directive>| -> Vec<&'a Directive> { level.iter().copied().filter(|d| d.is("proxy_set_header")).collect() };
         let innermost = levels.iter().rev().map(set).find(|headers| !headers.is_empty()).unwrap_or_default();
-        let value = |header: &Directive| {
-            let value = self.variables.expand(header.argument(1)).ok()?;
-            Some((header.argument(0).to_ascii_lowercase(), value, header.id))
-        };
-        innermost.into_iter().filter_map(value).collect()
+        let mut headers = Vec::new();
+        for header in innermost {
+            let name = header.argument(0).to_ascii_lowercase();
+            match self.variables.expand(header.argument(1)) {
+                Ok(value) => headers.push((name, value, header.id)),
+                Err(why) if says_where(&name) => self.unclear.push((header.id, format!("its value can't be followed here: ${why}"))),
+                Err(_) => {}
+            }
+        }
+        headers
     }
 }
 
@@ -251,27 +312,4 @@ fn location_pattern(location: &Directive) -> Option<String> {
         [glued] if glued.starts_with('~') => Some(glued[1..].to_owned()),
         _ => None,
     }
-}
-
-/// The location that NGINX takes: the exact one; the longest prefix if it is to win; the first pattern; the longest prefix.
-fn choose<'a>(within: &'a Directive, path: &str) -> Result<Option<&'a Directive>, String> {
-    let locations = || within.children().iter().filter(|directive| directive.is("location"));
-    if let Some(exact) = locations().find(|location| location.argument(0) == "=" && location.argument(1) == path) {
-        return Ok(Some(exact));
-    }
-    let by_prefix = locations()
-        .filter(|location| location.argument(0) != "=")
-        .filter_map(|location| Some((prefix(location).filter(|prefix| path.starts_with(*prefix))?.len(), location)))
-        .max_by_key(|(length, _)| *length)
-        .map(|(_, location)| location);
-    if by_prefix.is_some_and(|location| location.argument(0) == "^~") {
-        return Ok(by_prefix);
-    }
-    for location in locations() {
-        let Some(pattern) = location_pattern(location) else { continue };
-        if captures(&pattern, path)?.is_some() {
-            return Ok(Some(location));
-        }
-    }
-    Ok(by_prefix)
 }

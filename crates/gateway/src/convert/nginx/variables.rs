@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use regex::RegexBuilder;
-
 use super::super::ledger::{Directive, Id};
-use super::super::probe::Request;
+use super::super::pattern;
+use super::super::probe::{Request, USER_AGENT};
 
 /// Variables whose values ask for variables ask for …: most in a row.
 const MAP_DEPTH_MAX: usize = 8;
@@ -81,6 +80,7 @@ impl<'a> Variables<'a> {
             "uri" | "document_uri" => self.path.clone(),
             "http_x_forwarded_proto" => request.forwarded_proto.to_owned(),
             "request_method" => request.method.to_owned(),
+            "http_user_agent" => USER_AGENT.to_owned(),
             "server_name" => request.host.to_owned(),
             "args" | "query_string" | "is_args" | "http_upgrade" => String::new(),
             "remote_addr" | "proxy_add_x_forwarded_for" | "realip_remote_addr" | "proxy_protocol_addr" => "192.0.2.1".to_owned(),
@@ -172,10 +172,7 @@ fn without_parentheses(words: &[String]) -> Vec<&str> {
 /// `Err`: it is written in a way that only NGINX's own engine knows.
 pub(super) fn captures(pattern: &str, text: &str) -> Result<Option<Vec<(String, String)>>, String> {
     let (pattern, ignores_case) = pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
-    let regex = RegexBuilder::new(pattern).case_insensitive(ignores_case).build().map_err(|_| format!("the pattern {pattern}"))?;
-    let Some(found) = regex.captures(text) else { return Ok(None) };
-    let group = |at: usize| found.get(at).map_or("", |group| group.as_str()).to_owned();
-    let numbered = (1..found.len().min(10)).map(|at| (at.to_string(), group(at)));
-    let named = regex.capture_names().enumerate().filter_map(|(at, name)| Some((name?.to_owned(), group(at))));
-    Ok(Some(numbered.chain(named).collect()))
+    let Some(found) = pattern::find(pattern, ignores_case, text)? else { return Ok(None) };
+    let numbered = found.groups.into_iter().enumerate().skip(1).take(9).map(|(at, group)| (at.to_string(), group));
+    Ok(Some(numbered.chain(found.named).collect()))
 }

@@ -3,6 +3,8 @@
 use super::super::Verdict::{self, Decide, Unneeded};
 use super::super::ledger::{Directive, Ledger};
 
+const NO_GRPC: &str = "registry clients do not speak gRPC";
+
 /// Judges whatever is still open.
 pub(super) fn judge(directives: &[Directive], ledger: &mut Ledger) {
     for directive in directives {
@@ -35,15 +37,16 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
         }
         "events" => whole(Unneeded, "connections are handled by themselves"),
         "types" => whole(Unneeded, "media types are the backend's"),
-        "location" => whole(Decide, "registry clients never ask below this path, and a binding passes on nothing else"),
+        "location" => whole(Decide, "no request that was tried gets here, and a binding passes on nothing but the registry APIs"),
         "map" | "geo" | "split_clients" => whole(Decide, "no rule that was translated uses this variable"),
         "upstream" => whole(Decide, "no server that was translated uses these backends"),
         "stream" | "mail" => whole(Decide, "only HTTP is proxied"),
         "limit_except" => {
             whole(Decide, "methods are the backend's to allow, by the permissions of its users; `read_only = true` refuses all that write")
         }
-        "if" if only_sets(directive) => whole(Unneeded, "scheme, host and port are taken from the connection"),
-        "if" => plain(Decide, "not met by a request of a registry client"),
+        "if" if only_sets_origin(directive) => whole(Unneeded, "scheme, host and port are taken from the connection"),
+        "if" if directive.arguments.iter().any(|argument| argument.contains("application/grpc")) => whole(Unneeded, NO_GRPC),
+        "if" => plain(Decide, "not met by any request that was tried, as today's registry clients send them: look at whom it is for"),
         name if name.ends_with("_by_lua_block") || name.starts_with("js_") || name.starts_with("perl") => {
             whole(Decide, "no scripts are run: what it does is missing from the result")
         }
@@ -51,8 +54,11 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
     }
 }
 
-fn only_sets(directive: &Directive) -> bool {
-    !directive.children().is_empty() && directive.children().iter().all(|inner| inner.is("set"))
+/// Whether a block only keeps what the client says of scheme, host and port for a header.
+fn only_sets_origin(directive: &Directive) -> bool {
+    let is_origin = |name: &str| ["proto", "scheme", "https", "ssl", "port", "host"].iter().any(|part| name.contains(part));
+    let sets_origin = |inner: &Directive| inner.is("set") && is_origin(&inner.argument(0).to_ascii_lowercase());
+    !directive.children().is_empty() && directive.children().iter().all(sets_origin)
 }
 
 /// Headers on the way to the backend.
@@ -114,8 +120,9 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
             (Decide, "a backend's certificate is always checked: write `server_name` and `ca` beside its `tcp`"),
         "proxy_cache" | "proxy_cache_path" | "proxy_cache_valid" | "proxy_cache_bypass" | "proxy_no_cache" | "proxy_cache_key" | "proxy_store" | "expires" =>
             (Unneeded, "nothing is cached on the way"),
+        "grpc_pass" | "grpc_read_timeout" | "grpc_send_timeout" | "grpc_ssl_verify" | "grpc_buffer_size" => (Unneeded, NO_GRPC),
         "proxy_bind" => (Decide, "the address towards the backend can't be chosen"),
-        "proxy_pass" => (Decide, "no request of a registry client gets here"),
+        "proxy_pass" => (Decide, "no request that was tried gets here"),
         "real_ip_header" | "real_ip_recursive" => (Unneeded, "`trusted_proxies` alone may say who the client is, by PROXY protocol or X-Forwarded-For"),
         "limit_req" | "limit_conn" | "limit_req_zone" | "limit_conn_zone" => (Decide, "see [binding.limits] for what can be limited"),
         "limit_req_status" | "limit_conn_status" => (Unneeded, "who is too fast is answered 429"),
@@ -128,8 +135,8 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
         "error_page" | "recursive_error_pages" => (Unneeded, "errors are answered in the form of the API that was called"),
         "return" | "rewrite" | "set" | "break" if points_to_interface(directive) =>
             (Unneeded, "browsers find the user interface on the binding with `console = true`"),
-        "set" => (Unneeded, "no rule that was translated uses this variable"),
-        "return" | "rewrite" | "break" => (Decide, "not met by a request of a registry client"),
+        "set" => (Decide, "sets a variable where no request that was tried gets: look at what uses it"),
+        "return" | "rewrite" | "break" => (Decide, "not met by any request that was tried: look at whom it is for"),
         "access_log" | "log_format" | "open_log_file_cache" | "log_not_found" | "log_subrequest" =>
             (Unneeded, "every request is one line of the log; [access_log] takes `format = \"combined\"` and a `path`"),
         "error_log" | "rewrite_log" => (Unneeded, "the log goes to standard error, and BERTH_LOG sets its level"),
