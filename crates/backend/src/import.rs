@@ -12,6 +12,7 @@ mod names;
 mod oci;
 mod python;
 mod tar;
+mod unpack;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use tar::fuzzing;
@@ -63,7 +64,7 @@ pub(crate) struct ArchiveArguments {
     /// What to call the archive's only image, whatever it says itself.
     #[arg(long, value_name = "NAME:TAG")]
     image: Option<String>,
-    /// What `docker save` wrote, unpacked if it was compressed.
+    /// What `docker save` wrote, as it is or packed with gzip, bzip2, xz or zstd.
     file: PathBuf,
 }
 
@@ -86,7 +87,8 @@ async fn with_store(
     let (_stores, registry) = crate::open(config).context("an import needs the store to itself: stop the backend")?;
     crate::adopt_repositories(config, &registry).await?;
     let repository = registry.repository(key).await?;
-    let mut import = Import { registry, repository, line: Progress::on_stderr(), meter: Meter::default(), report: Report::default() };
+    let (line, meter, report) = (Progress::on_stderr(), Meter::default(), Report::default());
+    let mut import = Import { registry, repository, scratch: config.data_dir.clone(), line, meter, report };
     work(&mut import).await?;
     Ok(import.finish())
 }
@@ -126,6 +128,8 @@ impl From<berth_registry::Error> for Trouble {
 struct Import {
     registry: Registry,
     repository: Arc<Repository>,
+    /// Where a file without a name may lie meanwhile: on the disk that the images go to.
+    scratch: PathBuf,
     line: Progress,
     meter: Meter,
     report: Report,

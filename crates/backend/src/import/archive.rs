@@ -18,6 +18,7 @@ use futures::{StreamExt as _, stream};
 use super::chain::{Chains, Source, parent_of};
 use super::feed::{Fed, Feed, Meter};
 use super::tar::{Archive, Place};
+use super::unpack::{self, Packing};
 use super::{CLIENT, Import, PUSH, Trouble, docker, oci, shown};
 
 /// The largest list of images or tags that is read, in bytes.
@@ -25,14 +26,16 @@ pub(super) const LIST_BYTES_MAX: u64 = 16 << 20;
 
 /// Imports every image that the archive names.
 pub(super) async fn import(import: &mut Import, path: &Path, name: Option<&str>) -> anyhow::Result<()> {
-    let archive = Archive::open(path).with_context(|| format!("can't read {}", shown(path)))?;
+    let (file, scratch) = (path.to_owned(), import.scratch.clone());
+    let opening = tokio::task::spawn_blocking(move || Archive::open(&file, &scratch));
+    let archive = import.watch("unpacking", opening).await?.with_context(|| format!("can't read {}", shown(path)))?;
     let has = |name| archive.find(name).is_some();
     let work = async |import: &mut Import| match import.repository.api_version {
         ApiVersion::V1 => legacy(import, &archive, name).await,
         ApiVersion::V2 => match oci::plan(&archive) {
-            Some(plan) if plan.is_packed() || !has(docker::MANIFEST) => oci::import(import, &archive, plan, name).await,
+            Ok(Some(plan)) if plan.is_packed() || !has(docker::MANIFEST) => oci::import(import, &archive, plan, name).await,
             _ if has(docker::MANIFEST) => docker::import(import, &archive, name).await,
-            _ if has("index.json") => anyhow::bail!("its index leads to something that is not there"),
+            Err(partial) => Err(partial.into()),
             _ if has("repositories") => {
                 anyhow::bail!("it has images of docker before 1.10 only: import it into a V1 repository and migrate that")
             }
@@ -42,34 +45,20 @@ pub(super) async fn import(import: &mut Import, path: &Path, name: Option<&str>)
     work(import).await.with_context(|| format!("can't import {}", shown(path)))
 }
 
-/// How a layer is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// A tar.
-    Plain,
-    /// What every client takes.
-    Gzip,
-    /// Something else, which some clients take.
-    Other(&'static str),
-}
-
-impl Packing {
-    pub(super) fn of(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [b'B', b'Z', b'h', ..] => Self::Other("bzip2"),
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => Self::Other("xz"),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Other("zstd"),
-            _ => Self::Plain,
-        }
-    }
-}
-
 /// A layer of the archive on its way out: a tar in gzip, as docker pushes it, anything else as it is.
-pub(super) fn layer(archive: &Archive, place: Place, meter: &Meter) -> std::io::Result<(Packing, Feed)> {
-    let packing = Packing::of(&archive.start::<6>(place)?);
+fn layer(archive: &Archive, place: Place, meter: &Meter) -> std::io::Result<Feed> {
     let content = archive.content(place);
-    Ok((packing, if packing == Packing::Plain { Feed::gzip(content, meter) } else { Feed::plain(content, meter) }))
+    Ok(if archive.packing(place)? == Packing::Plain { Feed::gzip(content, meter) } else { Feed::plain(content, meter) })
+}
+
+/// The digest of what a layer of the archive unpacks to.
+pub(super) async fn unpacked_digest(import: &Import, archive: &Archive, place: Place, what: &str) -> Result<Digest, Trouble> {
+    let archive = archive.clone();
+    let read = move || unpack::digest_of(archive.unpacked(place)?);
+    match import.watch(what, tokio::task::spawn_blocking(read)).await {
+        Ok(outcome) => outcome.map_err(|error| Trouble::Skip(format!("its layer {}: {error}", what.escape_debug()))),
+        Err(_) => Err(Error::Internal("reading died").into()),
+    }
 }
 
 /// Stores a blob in an image of the repository. `judge` says what its digest must be, or why it is not wanted.
@@ -178,8 +167,9 @@ impl Source for Legacy {
     }
 
     fn layer(&self, id: &ImageId, meter: &Meter) -> Result<Feed, String> {
-        let place = self.archive.find(&format!("{id}/layer.tar")).ok_or("its layer is missing")?;
-        layer(&self.archive, place, meter).map(|(_, feed)| feed).map_err(|error| format!("its layer can't be read: {error}"))
+        let name = format!("{id}/layer.tar");
+        let place = self.archive.find(&name).ok_or_else(|| format!("its layer: {}", self.archive.why_absent(&name)))?;
+        layer(&self.archive, place, meter).map_err(|error| format!("its layer can't be read: {error}"))
     }
 
     fn claims(&self, _: &ImageId) -> Vec<String> {

@@ -1,5 +1,6 @@
-//! `manifest.json` of docker 1.10 and later: configs, tags and uncompressed layers. Out of each image becomes a manifest of
-//! schema 2, as `docker push` makes one. Layers are packed the same way each time, so what was stored once is found again.
+//! `manifest.json` of docker 1.10 and later: configs, tags and layers. Out of each image becomes a manifest of schema 2, as
+//! `docker push` makes one. Layers are packed the same way each time, so what was stored once is found again; those that are
+//! in gzip already stay as they are. Whatever they are packed with, they must unpack to what the config says.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -11,9 +12,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::archive::{LIST_BYTES_MAX, Packing, layer, only, upload};
+use super::archive::{LIST_BYTES_MAX, only, unpacked_digest, upload};
 use super::feed::Feed;
 use super::tar::{Archive, Place};
+use super::unpack::Packing;
 use super::{HOLDER, Import, PUSH, Trouble};
 
 /// The file that makes an archive one of these.
@@ -148,23 +150,32 @@ async fn import_layer(
     stored: &mut Layers,
 ) -> Result<Descriptor, Trouble> {
     let skip = |why: String| Trouble::Skip(format!("its layer {}: {why}", path.escape_debug()));
-    let place = archive.find(path).ok_or_else(|| skip("it is missing".to_owned()))?;
+    let place = archive.find(path).ok_or_else(|| skip(archive.why_absent(path).to_owned()))?;
     if let Some((layer, linked)) = stored.get(&place) {
         let (registry, key) = (&import.registry, &import.repository.key);
         if linked == image || registry.mount_blob(key, (linked, image), &layer.digest, HOLDER).await? {
             return Ok(*layer);
         }
     }
-    let (packing, feed) = layer(archive, place, &import.meter).map_err(|error| skip(error.to_string()))?;
-    if let Packing::Other(name) = packing {
-        return Err(skip(format!("it is packed with {name}, which not every client can read")));
-    }
+    let packing = archive.packing(place).map_err(|error| skip(error.to_string()))?;
+    let feed = if packing == Packing::Gzip {
+        let unpacked = unpacked_digest(import, archive, place, path).await?;
+        require(path, &unpacked, diff_id).map_err(Trouble::Skip)?;
+        Feed::plain(archive.content(place), &import.meter)
+    } else {
+        // Not every client unpacks the others.
+        Feed::gzip(archive.unpacked(place).map_err(|error| skip(error.to_string()))?, &import.meter)
+    };
     let fed = upload(import, image, path, feed, |fed| match packing {
-        Packing::Plain if fed.read != *diff_id => Err(format!("its layer {path} is {}, not {diff_id} as its config says", fed.read)),
-        _ => Ok(fed.sent),
+        Packing::Gzip => Ok(fed.sent),
+        _ => require(path, &fed.read, diff_id).map(|()| fed.sent),
     })
     .await?;
     let layer = Descriptor { media_type: LAYER_TYPE, size: fed.size, digest: fed.sent };
     stored.insert(place, (layer, image.clone()));
     Ok(layer)
+}
+
+fn require(path: &str, unpacked: &Digest, diff_id: &Digest) -> Result<(), String> {
+    if unpacked == diff_id { Ok(()) } else { Err(format!("its layer {path} is {unpacked}, not {diff_id} as its config says")) }
 }

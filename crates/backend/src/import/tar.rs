@@ -1,4 +1,5 @@
-//! What is where in a tar on the disk. Nothing is ever unpacked to a path: members are read in place.
+//! What is where in a tar on the disk. Nothing is ever unpacked to a path: members are read in place. A tar that is packed is
+//! unpacked first, as a whole, into a file without a name.
 //!
 //! An archive comes from somebody else, so every length in it is checked before it is believed.
 
@@ -8,6 +9,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::unpack::{self, MAGIC_BYTES, Packing};
 
 const BLOCK_BYTES: usize = 512;
 
@@ -26,8 +32,8 @@ const LINKS_MAX: usize = 8;
 /// Why an archive, or a member of it, can't be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
-    #[error("it is compressed: unpack it first, with `gunzip` for instance")]
-    Compressed,
+    #[error("{0}")]
+    Packed(io::Error),
     #[error("it is no tar, or it is damaged, at byte {0}")]
     Damaged(u64),
     #[error("it ends in the middle of {0}")]
@@ -58,6 +64,8 @@ enum Member {
     File(Place),
     /// The same as the member of that name.
     Link(String),
+    /// A link that leads out of the archive. Nobody follows it.
+    LinkOut,
 }
 
 /// Where a member's content is.
@@ -68,8 +76,13 @@ pub(super) struct Place {
 }
 
 impl Archive {
-    pub(super) fn open(path: &Path) -> Result<Self, Unreadable> {
+    /// Opens an archive, however it is packed; what it unpacks to lies in `scratch` for as long as it is read. Blocks.
+    pub(super) fn open(path: &Path, scratch: &Path) -> Result<Self, Unreadable> {
         let mut file = File::open(path)?;
+        let packing = packing(&file)?;
+        if packing != Packing::Plain {
+            file = unpack_file(file, packing, scratch).map_err(Unreadable::Packed)?;
+        }
         let length = file.metadata()?.len();
         let members = index(&mut io::BufReader::with_capacity(BLOCK_BYTES * 4, &mut file), length)?;
         Ok(Self { file: Arc::new(file), members: Arc::new(members) })
@@ -78,6 +91,11 @@ impl Archive {
     /// The member's content, through links.
     pub(super) fn find(&self, name: &str) -> Option<Place> {
         find(&self.members, name)
+    }
+
+    /// What there is to say of a name that [`Self::find`] does not know.
+    pub(super) fn why_absent(&self, name: &str) -> &'static str {
+        if self.members.contains_key(name) { "it is a link that leads to nothing in the archive" } else { "it is missing" }
     }
 
     /// The names of all files and links.
@@ -96,16 +114,59 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// The first bytes of a member, as many as there are.
-    pub(super) fn start<const N: usize>(&self, place: Place) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; N.min(usize::try_from(place.size).unwrap_or(N))];
-        self.file.read_exact_at(&mut bytes, place.offset)?;
-        Ok(bytes)
+    /// How a member is packed.
+    pub(super) fn packing(&self, place: Place) -> io::Result<Packing> {
+        let mut start = [0; MAGIC_BYTES];
+        let length = start.len().min(usize::try_from(place.size).unwrap_or(usize::MAX));
+        self.file.read_exact_at(&mut start[..length], place.offset)?;
+        Ok(Packing::of(&start[..length]))
+    }
+
+    /// What a member unpacks to, however it is packed.
+    pub(super) fn unpacked(&self, place: Place) -> io::Result<Box<dyn Read + Send>> {
+        unpack::unpacked(self.content(place), self.packing(place)?, place.size)
     }
 
     /// A member's content, from front to back.
     pub(super) fn content(&self, place: Place) -> Content {
         Content { file: Arc::clone(&self.file), place }
+    }
+}
+
+/// How an archive is packed. The first member of a tar may have a name that begins as something packed does.
+fn packing(file: &File) -> io::Result<Packing> {
+    let mut block = [0; BLOCK_BYTES];
+    let mut length = 0;
+    while length < block.len() {
+        match file.read_at(&mut block[length..], length as u64)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    let is_tar = length == BLOCK_BYTES && Header::parse(&block).is_some();
+    Ok(if is_tar { Packing::Plain } else { Packing::of(&block[..length.min(MAGIC_BYTES)]) })
+}
+
+/// Unpacks a file into one that has no name, and is gone with the last who reads it.
+fn unpack_file(file: File, packing: Packing, scratch: &Path) -> io::Result<File> {
+    let size = file.metadata()?.len();
+    let mut unpacked = nameless(scratch)?;
+    io::copy(&mut unpack::unpacked(file, packing, size)?, &mut unpacked)?;
+    Ok(unpacked)
+}
+
+fn nameless(directory: &Path) -> io::Result<File> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    match openat(CWD, directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+        Ok(file) => Ok(file.into()),
+        // Not every file system can do without a name.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let path = directory.join(format!("import-{}.tar", std::process::id()));
+            let file = openat(CWD, &path, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC, mode)?;
+            unlinkat(CWD, &path, rustix::fs::AtFlags::empty())?;
+            Ok(file.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -134,6 +195,7 @@ fn find(members: &HashMap<String, Member>, name: &str) -> Option<Place> {
         match members.get(&name)? {
             Member::File(place) => return Some(*place),
             Member::Link(target) => name.clone_from(target),
+            Member::LinkOut => return None,
         }
     }
     None
@@ -156,9 +218,6 @@ fn index(reader: &mut (impl Read + Seek), length: u64) -> Result<HashMap<String,
     while at < length {
         let mut block = [0; BLOCK_BYTES];
         let header = reader.seek(SeekFrom::Start(at)).and_then(|_| reader.read_exact(&mut block));
-        if at == 0 && block.starts_with(&[0x1f, 0x8b]) {
-            return Err(Unreadable::Compressed);
-        }
         header.map_err(|_| Unreadable::Truncated("a header".to_owned()))?;
         if block.iter().all(|byte| *byte == 0) {
             break;
@@ -190,8 +249,8 @@ fn index(reader: &mut (impl Read + Seek), length: u64) -> Result<HashMap<String,
                     String::from_utf8(facts.long_link.take().or(facts.link.take()).unwrap_or(header.link)).map_err(|_| damaged())?;
                 let name = inside(&name)?;
                 let base = if header.kind == b'2' { name.rsplit_once('/').map_or("", |(directory, _)| directory) } else { "" };
-                let target = join(base, &target).ok_or_else(|| Unreadable::Outside(target.clone()))?;
-                members.insert(name, Member::Link(target));
+                let member = join(base, &target).map_or(Member::LinkOut, Member::Link);
+                members.insert(name, member);
             }
             b'S' => return Err(Unreadable::Sparse(name)),
             // Directories, and what no image has: nothing that could be read.
@@ -203,6 +262,45 @@ fn index(reader: &mut (impl Read + Seek), length: u64) -> Result<HashMap<String,
         }
     }
     Ok(members)
+}
+
+/// Reads a tar from front to back, and whatever it is packed in to its end. What was broken off lacks the end.
+pub(super) fn require_end(reader: &mut impl Read) -> Result<(), Unreadable> {
+    let (mut facts, mut at) = (Facts::default(), 0_u64);
+    loop {
+        let mut block = [0; BLOCK_BYTES];
+        reader.read_exact(&mut block).map_err(|error| broken_off(error, "the tar"))?;
+        if block.iter().all(|byte| *byte == 0) {
+            io::copy(reader, &mut io::sink())?;
+            return Ok(());
+        }
+        let header = Header::parse(&block).ok_or(Unreadable::Damaged(at))?;
+        let said = facts.size.filter(|_| !header.is_meta()).unwrap_or(header.size);
+        let size = if header.has_content() { said } else { 0 };
+        let padded = size.checked_next_multiple_of(BLOCK_BYTES as u64).ok_or(Unreadable::Damaged(at))?;
+        at = at.checked_add(padded + BLOCK_BYTES as u64).ok_or(Unreadable::Damaged(at))?;
+        let mut content = reader.take(padded);
+        if header.kind == b'x' {
+            if size > META_BYTES_MAX {
+                return Err(Unreadable::TooLarge("PAX".to_owned(), META_BYTES_MAX));
+            }
+            let mut text = Vec::new();
+            content.read_to_end(&mut text)?;
+            text.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+            facts.learn(&text).ok_or(Unreadable::Damaged(at))?;
+        } else if !header.is_meta() {
+            facts = Facts::default();
+        }
+        io::copy(&mut content, &mut io::sink())?;
+        if content.limit() > 0 {
+            return Err(Unreadable::Truncated("a member".to_owned()));
+        }
+    }
+}
+
+/// The end comes too early, or something else is wrong.
+fn broken_off(error: io::Error, what: &str) -> Unreadable {
+    if error.kind() == io::ErrorKind::UnexpectedEof { Unreadable::Truncated(what.to_owned()) } else { error.into() }
 }
 
 fn read_meta(reader: &mut (impl Read + Seek), name: &str, place: Place) -> Result<Vec<u8>, Unreadable> {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::fixture::{Fixture, Outcome, fixture, gzip, id, layer, sha256};
 use super::super::tar::tests::{header, member};
+use super::super::unpack::tests::{bzip2, xz, zstd};
 use super::super::{Report, fixture};
 use super::*;
 
@@ -170,8 +171,8 @@ async fn an_image_without_a_name_gets_the_one_that_is_given() {
 }
 
 /// An OCI layout of one index with one image, as docker 25 with containerd's store saves it.
-fn oci_layout(packed: &[u8], media_type: &str, name: Option<&str>) -> (Vec<Part>, String) {
-    let image = config(&[b"whatever"]);
+fn oci_layout(content: &[u8], packed: &[u8], media_type: &str, name: Option<&str>) -> (Vec<Part>, String) {
+    let image = config(&[content]);
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": sha256(image.as_bytes()), "size": image.len() },
@@ -199,8 +200,9 @@ fn oci_layout(packed: &[u8], media_type: &str, name: Option<&str>) -> (Vec<Part>
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oci_layout_goes_in_as_it_is() {
     let fixture = fixture("");
-    let packed = gzip(&layer(1, 200_000));
-    let (mut parts, digest) = oci_layout(&packed, "application/vnd.oci.image.layer.v1.tar+gzip", Some("docker.io/library/box:1"));
+    let content = layer(1, 200_000);
+    let packed = gzip(&content);
+    let (mut parts, digest) = oci_layout(&content, &packed, "application/vnd.oci.image.layer.v1.tar+gzip", Some("docker.io/library/box:1"));
     // Beside it stands what older dockers read; what keeps every digest goes before.
     parts.push(file("manifest.json", "[]"));
     assert_eq!(run(&fixture, "new", &parts, None).await.unwrap(), report(1, 2, 0, 0));
@@ -210,7 +212,7 @@ async fn an_oci_layout_goes_in_as_it_is() {
         assert_eq!(found.digest.to_string(), digest);
     }
     assert_eq!(run(&fixture, "new", &parts, None).await.unwrap(), report(1, 0, 1, 0));
-    let (nameless, _) = oci_layout(&packed, "application/vnd.oci.image.layer.v1.tar+gzip", None);
+    let (nameless, _) = oci_layout(&content, &packed, "application/vnd.oci.image.layer.v1.tar+gzip", None);
     assert_eq!(run(&fixture, "new", &nameless, None).await.unwrap(), report(0, 0, 0, 1));
     assert_eq!(run(&fixture, "new", &nameless, Some("team/box:2")).await.unwrap(), report(1, 2, 0, 0));
     fixture.check().await;
@@ -220,7 +222,7 @@ async fn an_oci_layout_goes_in_as_it_is() {
 async fn docker_25_names_unpacked_blobs_in_both_lists() {
     let fixture = fixture("");
     let content = layer(1, 1000);
-    let (mut parts, _) = oci_layout(&content, "application/vnd.oci.image.layer.v1.tar", Some("docker.io/library/box:1"));
+    let (mut parts, _) = oci_layout(&content, &content, "application/vnd.oci.image.layer.v1.tar", Some("docker.io/library/box:1"));
     let image = config(&[&content]);
     let blob = |bytes: &[u8]| sha256(bytes).replace("sha256:", "blobs/sha256/");
     let list = json!([{ "Config": blob(image.as_bytes()), "RepoTags": ["box:1"], "Layers": [blob(&content)] }]);
@@ -301,16 +303,121 @@ impl ConcatParts for [Vec<Part>; 2] {
     }
 }
 
-#[test]
-fn packings_are_told_by_their_first_bytes() {
-    for (start, expected) in [
-        (&b"\x1f\x8b\x08"[..], Packing::Gzip),
-        (b"BZh91A", Packing::Other("bzip2")),
-        (b"\xfd7zXZ\0", Packing::Other("xz")),
-        (b"\x28\xb5\x2f\xfd", Packing::Other("zstd")),
-        (b"file\0\0", Packing::Plain),
-        (b"", Packing::Plain),
-    ] {
-        assert_eq!(Packing::of(start), expected);
+/// `docker load` takes what `docker save | gzip` made, and the other three; so does this, whatever the file is called.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_may_be_packed_in_every_way_that_docker_unpacks() {
+    let (base, top) = (layer(1, 400_000), layer(2, 1000));
+    let fixture = fixture("");
+    let path = write(&fixture, &saved_by_docker(&base, &top));
+    let saved = std::fs::read(&path).unwrap();
+    assert_eq!(fixture.run("new", async |import| super::import(import, &path, None).await).await.unwrap(), report(4, 4, 0, 0));
+    let kept = fixture.check().await;
+    for packed in [gzip(&saved), bzip2(&saved), xz(&saved), zstd(&saved)] {
+        let other = fixture::fixture("");
+        let path = other.path("saved.tar");
+        std::fs::write(&path, packed).unwrap();
+        assert_eq!(other.run("new", async |import| super::import(import, &path, None).await).await.unwrap(), report(4, 4, 0, 0));
+        // The same bytes, and nothing beside them.
+        assert_eq!(other.check().await, kept);
+        assert!(pull(&other, "team/app", "1").await.unwrap().1 == [base.clone(), top.clone()]);
+        assert_eq!(other.run("old", async |import| super::import(import, &path, None).await).await.unwrap(), report(3, 4, 0, 0));
+        let left: Vec<_> = std::fs::read_dir(other.path("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("import")), "{left:?}");
     }
+}
+
+/// What kaniko and others write: `manifest.json` with packed layers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packed_layer_must_hold_what_the_config_says() {
+    let content = layer(1, 100_000);
+    let image = config(&[&content]);
+    let list = json!([{ "Config": "c.json", "RepoTags": ["team/app:1"], "Layers": ["l.tar.gz"] }]).to_string();
+    let with = |packed: Vec<u8>| [file("manifest.json", &list), file("c.json", &image), file("l.tar.gz", packed)];
+    for packed in [gzip(&content), bzip2(&content), xz(&content), zstd(&content)] {
+        let fixture = fixture("");
+        assert_eq!(run(&fixture, "new", &with(packed.clone()), None).await.unwrap(), report(1, 1, 0, 0));
+        let (manifest, layers) = pull(&fixture, "team/app", "1").await.unwrap();
+        assert!(layers == [content.clone()]);
+        // What is in gzip stays as it is.
+        assert_eq!(manifest["layers"][0]["digest"] == sha256(&packed), packed.starts_with(b"\x1f\x8b"));
+    }
+    let other = layer(2, 100_000);
+    for packed in [gzip(&other), bzip2(&other), xz(&other), zstd(&other), gzip(&content)[..5000].to_vec()] {
+        let fixture = fixture("");
+        assert_eq!(run(&fixture, "new", &with(packed), None).await.unwrap(), report(0, 0, 0, 1));
+        assert!(pull(&fixture, "team/app", "1").await.is_none());
+        assert_eq!(fixture.check().await.0, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_of_an_oci_layout_must_unpack_to_what_its_config_says() {
+    let (content, other) = (layer(1, 100_000), layer(2, 100_000));
+    for (media_type, pack) in [("tar+gzip", gzip as fn(&[u8]) -> Vec<u8>), ("tar+zstd", zstd), ("tar", <[u8]>::to_vec)] {
+        let media_type = format!("application/vnd.oci.image.layer.v1.{media_type}");
+        let fixture = fixture("");
+        let (good, _) = oci_layout(&content, &pack(&content), &media_type, Some("team/box:1"));
+        let (wrong, _) = oci_layout(&content, &pack(&other), &media_type, Some("team/box:2"));
+        assert_eq!(run(&fixture, "new", &wrong, None).await.unwrap(), report(0, 0, 0, 1), "{media_type}");
+        assert_eq!(fixture.check().await.0, 0, "{media_type}");
+        assert_eq!(run(&fixture, "new", &good, None).await.unwrap(), report(1, 2, 0, 0), "{media_type}");
+    }
+    // What no client would look for in a layer is none of a config's business.
+    let fixture = fixture("");
+    let (artifact, _) =
+        oci_layout(b"something else", b"a signature", "application/vnd.dev.cosign.simplesigning.v1+json", Some("team/box:3"));
+    assert_eq!(run(&fixture, "new", &artifact, None).await.unwrap(), report(1, 2, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_an_oci_layout_is_refused_with_what_is_missing() {
+    let content = layer(1, 1000);
+    let packed = gzip(&content);
+    let (parts, _) = oci_layout(&content, &packed, "application/vnd.oci.image.layer.v1.tar+gzip", Some("team/box:1"));
+    let layer = sha256(&packed);
+    let without = |digest: &str| -> Vec<Part> {
+        let path = digest.replace("sha256:", "blobs/sha256/");
+        let keep = |part: &&Part| !matches!(part, Part::File(name, _) if *name == path);
+        let copy = |part: &Part| match part {
+            Part::File(name, content) => Part::File(name.clone(), content.clone()),
+            Part::Link(name, target) => Part::Link(name.clone(), target.clone()),
+        };
+        parts.iter().filter(keep).map(copy).collect()
+    };
+    let fixture = fixture("");
+    let image = sha256(config(&[&content]).as_bytes());
+    for (digest, what) in [(&layer, "the layer"), (&image, "the config")] {
+        let refused = format!("{:#}", run(&fixture, "new", &without(digest), None).await.unwrap_err());
+        assert!(refused.contains(&format!("{what} {digest} is missing")), "{refused}");
+    }
+    // Docker names every platform of an index, and saves one.
+    let mut cut = without(&layer);
+    cut.push(file(layer.replace("sha256:", "blobs/sha256/"), &packed[1..]));
+    let top = json!({ "schemaVersion": 2, "manifests": [{ "digest": layer, "size": 7, "platform": { "os": "linux", "architecture": "arm64" } }] });
+    cut.retain(|part| !matches!(part, Part::File(name, _) if name == "index.json"));
+    cut.push(file("index.json", top.to_string()));
+    let refused = format!("{:#}", run(&fixture, "new", &cut, None).await.unwrap_err());
+    assert!(refused.contains(&format!("the manifest {layer} for linux/arm64 has {} bytes instead of 7", packed.len() - 1)), "{refused}");
+    // Lists that are null are empty ones.
+    let nothing = [file("index.json", r#"{"schemaVersion":2,"manifests":null}"#)];
+    assert_eq!(run(&fixture, "new", &nothing, None).await.unwrap(), report(0, 0, 0, 0));
+}
+
+/// A root file system that was packed beside the image has links to everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_nobody_uses_is_no_reason_to_refuse() {
+    let content = layer(1, 10);
+    let list = |layer: &str| json!([{ "Config": "c.json", "RepoTags": ["team/app:1"], "Layers": [layer] }]).to_string();
+    let with = |layer: &str| {
+        [
+            file("manifest.json", list(layer)),
+            file("c.json", config(&[&content])),
+            file("l.tar", &content),
+            link("rootfs/etc/mtab", "../../../proc/mounts"),
+            link("rootfs/bin/sh", "/bin/busybox"),
+        ]
+    };
+    let fixture = fixture("");
+    assert_eq!(run(&fixture, "new", &with("rootfs/bin/sh"), None).await.unwrap(), report(0, 0, 0, 1));
+    assert_eq!(run(&fixture, "new", &with("l.tar"), None).await.unwrap(), report(1, 1, 0, 0));
 }
