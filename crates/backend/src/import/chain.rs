@@ -23,6 +23,11 @@ pub(super) trait Source {
 
     /// Checksums that lie beside the layer.
     fn claims(&self, id: &ImageId) -> Vec<String>;
+
+    /// What is odd about an image that is imported all the same.
+    fn remark(&self, _: &ImageId) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Brings images and what is below them, each once.
@@ -111,6 +116,9 @@ impl<S: Source> Chains<S> {
         }
         if registry.complete_v1_image(&key, id, &self.source.claims(id)).await? == Claim::Differs {
             import.line.say(&format!("warning: image {id}: no checksum that lies beside its layer is the layer's; imported as it is"));
+        }
+        if let Some(remark) = self.source.remark(id) {
+            import.line.say(&format!("warning: image {id}: {remark}"));
         }
         import.report.imported += 1;
         Ok(())

@@ -4,14 +4,19 @@
 //! images/<id>/json          as received
 //!             layer         as received: gzip, plain, bzip2 or xz
 //!             _checksum     a list of checksums, or one
-//!             _inprogress   there as long as the push has not ended
+//!             _inprogress   there as long as the push has not ended, and after a client that did not end it
 //! repositories/<namespace>/<name>/tag_<tag>      the id
 //!                                 tag<tag>_json  who pushed it
 //! ```
+//!
+//! `<name>` is escaped: what it has behind its first slash once, and since 0.9 every part of a path once more, so that
+//! `a/b` is `a%2Fb` or `a%252Fb`.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::Read as _;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
@@ -19,14 +24,19 @@ use berth_names::{ApiVersion, ImageName, Tag};
 use berth_registry::v1::{IMAGE_JSON_BYTES_MAX, ImageId};
 use bytes::Bytes;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::beneath::Beneath;
 use super::chain::{Chains, Source};
 use super::feed::{Feed, Meter};
-use super::{Import, PUSH, Trouble, require_version, shown};
+use super::unpack::{MAGIC_BYTES, Packing, unpacked};
+use super::{Import, PUSH, Trouble, require_version, shown, tar};
 
 /// Tags of one storage.
 const TAGS_MAX: usize = 5_000_000;
+
+/// How often the original escapes a name.
+const ESCAPED_MAX: usize = 2;
 
 /// The largest of the small files, in bytes.
 const SMALL_BYTES_MAX: u64 = 64 << 10;
@@ -43,7 +53,7 @@ struct Found {
 /// Imports every tag and what it leads to.
 pub(super) async fn import(import: &mut Import, directory: &Path) -> anyhow::Result<()> {
     require_version(import, ApiVersion::V1)?;
-    let storage = Storage { root: Beneath::open(directory).with_context(|| format!("can't read {}", shown(directory)))? };
+    let storage = Storage::open(directory).with_context(|| format!("can't read {}", shown(directory)))?;
     for part in ["images", "repositories"] {
         let none = || format!("{} has no directory `{part}`: it is no storage of a V1 registry", shown(directory));
         anyhow::ensure!(storage.root.metadata(Path::new(part)).with_context(none)?.is_dir(), none());
@@ -71,33 +81,67 @@ pub(super) async fn import(import: &mut Import, directory: &Path) -> anyhow::Res
 async fn import_tag(import: &mut Import, storage: &Storage, chains: &mut Chains<Storage>, found: &Found) -> Result<(), Trouble> {
     let Found { path, namespace, name, tag, .. } = found;
     let invalid = |what: &str| Trouble::Skip(format!("it has no valid {what}"));
-    // The original quotes what a name has behind its first slash.
-    let image: ImageName = format!("{namespace}/{}", unquote(name)).parse().map_err(|_| invalid("image name"))?;
-    let tag: Tag = tag.parse().map_err(|_| invalid("tag"))?;
+    let image: ImageName = format!("{}/{}", unescaped(namespace), unescaped(name)).parse().map_err(|_| invalid("image name"))?;
+    let tag: Tag = unescaped(tag).parse().map_err(|_| invalid("tag"))?;
     import.require_taken(&image)?;
     let text = storage.read_small(path, SMALL_BYTES_MAX).map_err(Trouble::Skip)?;
     let id: ImageId = String::from_utf8_lossy(&text).trim().trim_matches('"').parse().map_err(|_| invalid("image id"))?;
     chains.bring(import, &id).await?;
-    let agent = storage.pushed_by(&path.with_file_name(format!("tag{tag}_json")));
+    let agent = storage.pushed_by(&path.with_file_name(format!("tag{}_json", found.tag)));
     import.registry.put_v1_tag((&import.repository.key, &image, &tag), &id, &agent, PUSH, super::VIEWER).await?;
     import.keep_newest(&image, &tag).await
 }
 
-/// `a%2Fb` is `a/b`; what is no escape stays, and is refused as a name.
-fn unquote(name: &str) -> String {
-    name.replace("%2F", "/").replace("%2f", "/")
+/// A part of a path as it was before the original escaped it. No name that Berth takes has a `%`; what is no escape stays, and is
+/// refused as a name.
+fn unescaped(part: &str) -> String {
+    let mut text = part.to_owned();
+    for _ in 0..ESCAPED_MAX {
+        let Some(once) = unescaped_once(&text) else { break };
+        text = once;
+    }
+    text
+}
+
+fn unescaped_once(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let code = behind.get(..2).filter(|_| byte == b'%').and_then(|digits| str::from_utf8(digits).ok());
+        let code = code
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (byte, code) {
+            (b'%', Some(code)) => {
+                bytes.push(code);
+                rest = &behind[2..];
+            }
+            (b'%', None) => return None,
+            _ => {
+                bytes.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The directory; everything is read beneath it.
 #[derive(Clone)]
 struct Storage {
     root: Beneath,
+    /// Images that are marked as being pushed: whether they are whole all the same, or why not.
+    marked: Arc<Mutex<HashMap<ImageId, Result<(), String>>>>,
 }
 
 /// What is not looked at, and why.
 type Refused = Vec<(PathBuf, String)>;
 
 impl Storage {
+    fn open(directory: &Path) -> io::Result<Self> {
+        Ok(Self { root: Beneath::open(directory)?, marked: Arc::default() })
+    }
+
     fn path(id: &ImageId, file: &str) -> PathBuf {
         Path::new("images").join(id.to_string()).join(file)
     }
@@ -150,6 +194,46 @@ impl Storage {
         words.filter(|word| !word.contains(char::is_whitespace)).collect::<Vec<_>>().join(" ")
     }
 
+    /// Whether an image that is marked as being pushed has arrived whole: its client may have gone before it said so, and the
+    /// original keeps the mark for ever. The layer must unpack to its end and be a tar to its end, as what was broken off is not;
+    /// and a checksum that was computed when it came must be its own.
+    fn is_whole(&self, id: &ImageId) -> Result<(), String> {
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = marked.get(id) {
+            return known.clone();
+        }
+        let found = self.look_through(id).map_err(|why| format!("its push has not ended: {why}"));
+        marked.insert(*id, found.clone());
+        found
+    }
+
+    fn look_through(&self, id: &ImageId) -> Result<(), String> {
+        let json = self.read_small(&Self::path(id, "json"), IMAGE_JSON_BYTES_MAX as u64)?;
+        let open = || match self.root.file(&Self::path(id, "layer")) {
+            Ok(file) => Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err("its layer is missing".to_owned()),
+            Err(error) => Err(format!("its layer can't be read: {error}")),
+        };
+        let unreadable = |error: io::Error| format!("its layer can't be read: {error}");
+        let (mut file, mut start) = (open()?, Vec::with_capacity(MAGIC_BYTES));
+        (&mut file).take(MAGIC_BYTES as u64).read_to_end(&mut start).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let mut content = unpacked(open()?, Packing::of(&start), size).map_err(unreadable)?;
+        tar::require_end(&mut content).map_err(|error| format!("its layer: {error}"))?;
+        let claims = self.claims(id);
+        if claims.iter().any(|claim| claim.starts_with("sha256:")) {
+            let mut payload = Sha256::new();
+            payload.update(&json);
+            payload.update(b"\n");
+            io::copy(&mut open()?, &mut HashWriter(&mut payload)).map_err(unreadable)?;
+            let payload = berth_names::Digest::sha256(payload.finalize().into()).to_string();
+            if !claims.contains(&payload) {
+                return Err("its layer is not the one whose checksum lies beside it".to_owned());
+            }
+        }
+        Ok(())
+    }
+
     fn read_small(&self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
         let file = || path.file_name().unwrap_or_default().display().to_string();
         let mut bytes = Vec::new();
@@ -160,6 +244,20 @@ impl Storage {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(format!("{} is missing", file())),
             Err(error) => Err(format!("{} can't be read: {error}", file())),
         }
+    }
+}
+
+/// What is written is hashed.
+struct HashWriter<'h>(&'h mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -175,7 +273,7 @@ impl Source for Storage {
             _ => return Err("it is missing".to_owned()),
         }
         if self.root.metadata(&Self::path(id, "_inprogress")).is_ok() {
-            return Err("its push has not ended".to_owned());
+            self.is_whole(id)?;
         }
         Ok(self.read_small(&Self::path(id, "json"), IMAGE_JSON_BYTES_MAX as u64)?.into())
     }
@@ -190,6 +288,11 @@ impl Source for Storage {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err("its layer is missing".to_owned()),
             Err(error) => Err(format!("its layer can't be read: {error}")),
         }
+    }
+
+    fn remark(&self, id: &ImageId) -> Option<&'static str> {
+        let is_marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id);
+        is_marked.then_some("it was marked as being pushed (`_inprogress`), but is whole")
     }
 
     fn claims(&self, id: &ImageId) -> Vec<String> {

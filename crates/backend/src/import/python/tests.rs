@@ -96,7 +96,7 @@ async fn what_is_there_is_not_read_again() {
         let chains_of = |digit: char| id(digit).parse::<ImageId>().unwrap();
         fixture
             .run("old", async |import| {
-                let mut chains = Chains::new(Storage { root: Beneath::open(&path).unwrap() });
+                let mut chains = Chains::new(Storage::open(&path).unwrap());
                 chains.bring(import, &chains_of('1')).await.map_err(|trouble| anyhow::anyhow!("{trouble:?}"))?;
                 let json = json(&id('2'), Some(&id('1'))).into();
                 Ok(import.registry.put_v1_json(&import.repository.key, &chains_of('2'), json, super::super::VIEWER, "import").await?)
@@ -198,7 +198,7 @@ async fn a_link_that_leads_out_of_the_storage_brings_nothing_in() {
 #[test]
 fn checksums_are_read_as_every_version_wrote_them() {
     let directory = tempfile::tempdir().unwrap();
-    let storage = Storage { root: Beneath::open(directory.path()).unwrap() };
+    let storage = Storage::open(directory.path()).unwrap();
     let image: ImageId = id('1').parse().unwrap();
     let place = directory.path().join("images").join(id('1'));
     std::fs::create_dir_all(&place).unwrap();
@@ -213,4 +213,82 @@ fn checksums_are_read_as_every_version_wrote_them() {
         assert_eq!(storage.claims(&image), expected, "{text}");
     }
     assert!(storage.layer(&image, &Meter::default()).is_err());
+}
+
+/// A client that has sent everything may go before it claims a checksum; the original keeps its mark for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_whole_is_imported_though_its_push_never_ended() {
+    use super::super::fixture::sha256;
+    use super::super::unpack::tests::{bzip2, xz};
+    let fixture = fixture("");
+    let root = fixture.path("registry");
+    let whole = layer(1, 100_000);
+    let payload = |digit: char, layer: &[u8]| sha256(&[json(&id(digit), None).as_bytes(), b"\n", layer].concat());
+    let half = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
+    let images = [
+        ('1', gzip(&whole), None, true),
+        ('2', whole.clone(), Some(payload('2', &whole)), true),
+        ('3', xz(&whole), Some("tarsum+sha256:0".to_owned()), true),
+        ('4', bzip2(&whole), None, true),
+        ('5', half(gzip(&whole)), None, false),
+        // The original sums up what has come, however little that is.
+        ('6', half(whole.clone()), Some(payload('6', &half(whole.clone()))), false),
+        ('7', whole.clone(), Some(payload('7', b"another")), false),
+        ('8', Vec::new(), None, false),
+        ('9', whole[..whole.len() - 1024].to_vec(), None, false),
+        ('a', b"no tar at all".to_vec(), None, false),
+    ];
+    for (digit, layer, checksum, _) in &images {
+        write_image(&root, &id(*digit), None, Some(layer));
+        let directory = root.join("images").join(id(*digit));
+        std::fs::write(directory.join("_inprogress"), "true").unwrap();
+        if let Some(checksum) = checksum {
+            std::fs::write(directory.join("_checksum"), format!("[\"{checksum}\"]")).unwrap();
+        }
+        write_tag(&root, "jfrog/app", &format!("t{digit}"), &id(*digit));
+    }
+    let (_, report) = run(&fixture).await;
+    assert_eq!(report, Report { tags: 4, imported: 4, present: 0, problems: 6 });
+    for (digit, layer, _, is_whole) in &images {
+        let pulled = fixture.pull_v1("jfrog/app", &format!("t{digit}")).await;
+        assert_eq!(pulled.map(|chain| chain[0].2 == *layer), is_whole.then_some(true), "{digit}");
+    }
+    fixture.check().await;
+}
+
+/// As docker-registry 0.6 to 0.8 and 0.9 write `jfrog/deep/er/still` on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_read_as_often_as_they_were_escaped() {
+    let fixture = fixture("");
+    let root = fixture.path("registry");
+    write_image(&root, &id('1'), None, Some(&gzip(&layer(1, 100))));
+    write_tag(&root, "jfrog/deep%2Fer%2Fstill", "old", &id('1'));
+    write_tag(&root, "jfrog/deep%252Fer%252Fstill", "new", &id('1'));
+    write_tag(&root, "jfrog/app%2Ejs", "1", &id('1'));
+    for wrong in ["jfrog/a%25252Fb", "jfrog/..%252F..%252Fetc", "jfrog/a%2", "jfrog/a%zz", "jfrog/a+b", "jfrog/a%00"] {
+        write_tag(&root, wrong, "1", &id('1'));
+    }
+    let (_, report) = run(&fixture).await;
+    assert_eq!(report, Report { tags: 3, imported: 1, present: 0, problems: 6 });
+    for (name, tag) in [("jfrog/deep/er/still", "old"), ("jfrog/deep/er/still", "new"), ("jfrog/app.js", "1")] {
+        assert!(fixture.pull_v1(name, tag).await.is_some(), "{name}:{tag}");
+    }
+}
+
+#[test]
+fn escapes_are_undone_twice_at_most() {
+    for (escaped, plain) in [
+        ("app", "app"),
+        ("a%2Fb", "a/b"),
+        ("a%2fb", "a/b"),
+        ("a%252Fb", "a/b"),
+        ("a%25252Fb", "a%2Fb"),
+        ("a%b", "a%b"),
+        ("a%2", "a%2"),
+        ("%", "%"),
+        ("%+5", "%+5"),
+        ("%ff", "%ff"),
+    ] {
+        assert_eq!(unescaped(escaped), plain, "{escaped}");
+    }
 }
