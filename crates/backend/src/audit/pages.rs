@@ -50,8 +50,10 @@ impl std::str::FromStr for Position {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        // Digits only: a plus sign in front would be read too.
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten().ok_or(());
         let (file, offset) = text.split_once('-').ok_or(())?;
-        Ok(Self { file: file.parse().map_err(|_| ())?, offset: offset.parse().map_err(|_| ())? })
+        Ok(Self { file: number(file)?, offset: number(offset)? })
     }
 }
 

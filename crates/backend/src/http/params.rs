@@ -17,6 +17,10 @@ pub(crate) struct Query(HashMap<String, String>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidQuery;
 
+/// A parameter that should be a number is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoNumber;
+
 /// How many entries a client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageSize {
@@ -53,13 +57,18 @@ impl Query {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 
+    /// A parameter that is a number: digits and nothing else, neither a sign nor a blank. What does not fit is large.
+    pub(crate) fn number(&self, name: &str) -> Option<Result<usize, NoNumber>> {
+        let text = self.get(name)?;
+        Some(if is_number(text) { Ok(text.parse().unwrap_or(usize::MAX)) } else { Err(NoNumber) })
+    }
+
     /// The parameter `n`. More than we list at once is cut down to that, as the protocol allows.
     pub(crate) fn page_size(&self) -> PageSize {
-        match self.get("n") {
+        match self.number("n") {
             None => PageSize::Absent,
-            Some(text) if !is_number(text) => PageSize::Invalid,
-            // Only digits: what does not fit is large.
-            Some(text) => PageSize::Entries(text.parse().unwrap_or(PAGE_ENTRIES_MAX).min(PAGE_ENTRIES_MAX)),
+            Some(Err(NoNumber)) => PageSize::Invalid,
+            Some(Ok(entries)) => PageSize::Entries(entries.min(PAGE_ENTRIES_MAX)),
         }
     }
 }
@@ -172,6 +181,19 @@ mod tests {
         }
         for bad in ["n=", "n=-1", "n=x", "n=1.5", "n=%2B1"] {
             assert_eq!(size(bad), PageSize::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_digits_and_nothing_else() {
+        let number = |text: &str| Query::parse(Some(text)).unwrap().number("limit");
+        assert_eq!(number("other=1"), None);
+        assert_eq!((number("limit=0"), number("limit=007")), (Some(Ok(0)), Some(Ok(7))));
+        assert_eq!(number("limit=99999999999999999999999999"), Some(Ok(usize::MAX)));
+        for bad in
+            ["limit", "limit=", "limit=%2B1", "limit=+1", "limit=-1", "limit=1+", "limit=1.0", "limit=0x1", "limit=%D9%A1", "limit=1_0"]
+        {
+            assert_eq!(number(bad), Some(Err(NoNumber)), "{bad}");
         }
     }
 

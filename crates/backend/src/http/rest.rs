@@ -428,7 +428,7 @@ async fn read_json<T: DeserializeOwned>(call: &RestCall, body: Body) -> Result<T
 }
 
 async fn audit(call: &RestCall) -> Result<Answer, Answer> {
-    let limit = match call.query.get("limit").map(str::parse::<usize>) {
+    let limit = match call.query.number("limit") {
         None => AUDIT_PAGE_DEFAULT,
         Some(Ok(limit)) if limit > 0 => limit.min(PAGE_ENTRIES_MAX),
         Some(_) => return Err(bad("limit must be a whole number above zero")),

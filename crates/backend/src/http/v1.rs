@@ -346,7 +346,7 @@ fn ancestry_answer(chain: &[ImageId]) -> Answer {
 
 pub(crate) async fn search(call: &Call) -> Outcome {
     let term = call.query.get("q").unwrap_or_default();
-    let number = |name: &str, default: usize| call.query.get(name).map_or(Some(default), |text| text.parse().ok());
+    let number = |name: &str, default: usize| call.query.number(name).map_or(Some(default), Result::ok);
     let (size_default, size_max) = if term.is_empty() { (SEARCH_ALL_MAX, SEARCH_ALL_MAX) } else { (SEARCH_PAGE_DEFAULT, SEARCH_PAGE_MAX) };
     let (Some(size), Some(page)) = (number("n", size_default), number("page", 1)) else { return bad("n and page must be whole numbers") };
     let (size, page) = (size.clamp(1, size_max), page.max(1));

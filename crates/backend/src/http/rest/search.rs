@@ -117,7 +117,7 @@ fn repositories(call: &RestCall, sight: &Sight<'_>) -> Result<BTreeSet<Repositor
 }
 
 fn limit(call: &RestCall, detail: Detail) -> Result<usize, Answer> {
-    match call.query.get(LIMIT).map(str::parse::<usize>) {
+    match call.query.number(LIMIT) {
         None => Ok(RESULTS_DEFAULT),
         Some(Ok(limit)) if limit > 0 => Ok(limit.min(detail.limit())),
         Some(_) => Err(bad("limit must be a whole number above zero")),

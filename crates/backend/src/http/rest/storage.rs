@@ -139,7 +139,7 @@ struct ListedFile {
 }
 
 async fn list(call: &RestCall, sight: &Sight<'_>, repository: &Repository, path: &str) -> Outcome {
-    let depth = match call.query.get("depth").map(str::parse::<usize>) {
+    let depth = match call.query.number("depth") {
         None if is_on(call, "deep") => usize::MAX,
         None => 1,
         Some(Ok(depth)) if depth > 0 => depth,

@@ -12,6 +12,17 @@ use super::*;
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Every other parameter that is a number.
+const NUMBERS: [&str; 7] = [
+    "/artifactory/api/audit?limit=",
+    "/artifactory/api/audit?before=0-",
+    "/artifactory/api/search/prop?docker.manifest=1&limit=",
+    "/artifactory/api/search/artifact?name=app&limit=",
+    "/artifactory/api/storage/docker-v2?list&depth=",
+    "@docker-v1/v1/search?q=a&n=",
+    "@docker-v1/v1/search?q=a&page=",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_number_in_a_query_is_cut_down_or_refused_and_reserves_nothing() {
     let backend = Backend::start().await;
@@ -21,13 +32,13 @@ async fn a_huge_number_in_a_query_is_cut_down_or_refused_and_reserves_nothing() 
         for path in ["@docker-v2/v2/_catalog?n=", "@docker-v2/v2/app/tags/list?n="] {
             assert_eq!(backend.get(&format!("{path}{huge}")).await.status, 200, "{path}{huge}");
         }
-        for path in ["/artifactory/api/audit?limit=", "@docker-v1/v1/search?q=a&n=", "@docker-v1/v1/search?q=a&page="] {
+        for path in NUMBERS {
             let status = backend.get(&format!("{path}{huge}")).await.status;
             assert!(matches!(status, 200 | 400), "{path}{huge}: {status}");
         }
     }
-    for nonsense in ["-1", "x", "1.5", "0x10", "%2B1"] {
-        for path in ["@docker-v2/v2/_catalog?n=", "@docker-v2/v2/app/tags/list?n="] {
+    for nonsense in ["-1", "x", "1.5", "0x10", "%2B1", "+1", "1_0", "%D9%A1", ""] {
+        for path in ["@docker-v2/v2/_catalog?n=", "@docker-v2/v2/app/tags/list?n="].into_iter().chain(NUMBERS) {
             assert_eq!(backend.get(&format!("{path}{nonsense}")).await.status, 400, "{path}{nonsense}");
         }
     }

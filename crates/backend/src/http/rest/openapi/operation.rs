@@ -227,7 +227,7 @@ fn security(demand: Demand) -> Value {
 }
 
 /// What every operation may refuse: a head or body that can't be read, wrong credentials, too many of them, pages of other
-/// sites, and what is nobody's fault outside.
+/// sites, what is nobody's fault outside, and where it writes, a full disk.
 fn refusals(demand: Demand, writes: bool, has_body: bool) -> impl Iterator<Item = StatusCode> {
     let always = [
         StatusCode::BAD_REQUEST,
@@ -237,13 +237,14 @@ fn refusals(demand: Demand, writes: bool, has_body: bool) -> impl Iterator<Item 
         StatusCode::INTERNAL_SERVER_ERROR,
         StatusCode::SERVICE_UNAVAILABLE,
     ];
+    let of_disk = writes.then_some(StatusCode::INSUFFICIENT_STORAGE);
     let of_caller = (writes || matches!(demand, Demand::Admin | Demand::Operator)).then_some(StatusCode::FORBIDDEN);
     let of_body = has_body.then_some([StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE]);
-    always.into_iter().chain(of_caller).chain(of_body.into_iter().flatten())
+    always.into_iter().chain(of_disk).chain(of_caller).chain(of_body.into_iter().flatten())
 }
 
 /// Every refusal, with its name and what it means.
-pub(super) const REFUSALS: [(StatusCode, &str, &str); 11] = [
+pub(super) const REFUSALS: [(StatusCode, &str, &str); 12] = [
     (StatusCode::BAD_REQUEST, "BadRequest", "What was asked can't be done, or not be read; the message says why."),
     (StatusCode::UNAUTHORIZED, "Unauthorized", "Credentials are needed, or those that were sent are wrong."),
     (StatusCode::FORBIDDEN, "Forbidden", "The caller may not do this, or it is a page of another site in the caller's browser."),
@@ -255,6 +256,7 @@ pub(super) const REFUSALS: [(StatusCode, &str, &str); 11] = [
     (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", "Too much at once, or too many wrong passwords; `Retry-After` says when."),
     (StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "The service failed. Its log says why."),
     (StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "Too much contention for one thing; `Retry-After` says when."),
+    (StatusCode::INSUFFICIENT_STORAGE, "DiskFull", "The disk has no room left for this; deletions still work, and make some."),
 ];
 
 fn refusal_name(status: StatusCode) -> &'static str {
