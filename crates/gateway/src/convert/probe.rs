@@ -189,8 +189,8 @@ fn purpose(mut route: impl FnMut(&str, &str) -> Answer) -> Purpose {
     purpose.docker = v2.iter().chain(&v1).filter(|asked| asked.act == Act::Pull).find_map(Asked::docker);
     if let Some(docker) = &mut purpose.docker {
         if v2.iter().chain(&v1).filter(|asked| asked.ends_push()).all(Asked::is_answered) {
-            let last = v2.iter().chain(&v1).filter(|asked| asked.ends_push());
-            purpose.read_only = Some(last.flat_map(|asked| asked.answer.used.iter().copied()).collect());
+            let refused = v2.iter().chain(&v1).filter(|asked| asked.act != Act::Pull && asked.is_answered());
+            purpose.read_only = Some(refused.flat_map(|asked| asked.answer.used.iter().copied()).collect());
         }
         let is_said = |elsewhere: &Elsewhere| purpose.read_only.is_some() && elsewhere.act != Act::Pull && elsewhere.to == To::Refusal;
         for requests in [v2, v1] {

@@ -41,9 +41,7 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
         "<directory" | "<directorymatch" | "<files" | "<filesmatch" => whole(Unneeded, "no files are served"),
         "<location" | "<locationmatch" | "<proxy" | "<proxymatch" if is_about_access(directive) => Some((Unneeded, "see its lines", false)),
         "<requireall" | "<requireany" | "<requirenone" => Some((Unneeded, "see its lines", false)),
-        "<location" | "<locationmatch" => {
-            whole(Decide, "no request that was tried gets here, and a binding passes on nothing but the registry APIs")
-        }
+        "<location" | "<locationmatch" => whole(Decide, "leads to nothing that a binding was made of, and bindings pass on nothing else"),
         "<proxy" | "<proxymatch" => whole(Decide, "no host that was translated uses these backends"),
         "<limit" | "<limitexcept" => {
             whole(Decide, "methods are the backend's to allow, by the permissions of its users; `read_only = true` refuses all that write")
@@ -121,12 +119,12 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
         "rewriterule" if is_setter(directive) => (Unneeded, "scheme, host and port are taken from the connection"),
         "rewriterule" | "redirect" | "redirectmatch" | "redirectpermanent" if points_to_interface(directive) =>
             (Unneeded, "browsers find the user interface on the binding with `console = true`"),
-        "rewriterule" | "redirect" | "redirectmatch" | "redirectpermanent" | "redirecttemp" => (Decide, "not met by any request that was tried: look at whom it is for"),
+        "rewriterule" | "redirect" | "redirectmatch" | "redirectpermanent" | "redirecttemp" => (Decide, "has no part in what today's registry clients get to: look at whom it is for"),
         "rewriteoptions" if directive.arguments.iter().any(|option| option.to_ascii_lowercase().starts_with("inherit")) =>
             (Decide, "the rules of the server around were not taken over: look at what they do"),
         "rewriteengine" | "rewriteoptions" | "rewritebase" | "rewritelog" | "rewriteloglevel" => (Unneeded, "the rules were followed"),
         "rewritemap" => (Decide, "maps are not evaluated: write a binding for each repository"),
-        "proxypass" | "proxypassmatch" => (Decide, "no request that was tried gets here"),
+        "proxypass" | "proxypassmatch" => (Decide, "leads to nothing that a binding was made of"),
         "remoteipheader" | "remoteipproxiesheader" | "remoteipproxyprotocolexceptions" =>
             (Unneeded, "`trusted_proxies` alone may say who the client is, by PROXY protocol or X-Forwarded-For"),
         "customlog" | "logformat" | "transferlog" | "globallog" | "bufferedlogs" => (Unneeded, "every request is one line of the log; [access_log] takes `format = \"combined\"` and a `path`"),

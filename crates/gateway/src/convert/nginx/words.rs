@@ -37,7 +37,7 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
         }
         "events" => whole(Unneeded, "connections are handled by themselves"),
         "types" => whole(Unneeded, "media types are the backend's"),
-        "location" => whole(Decide, "no request that was tried gets here, and a binding passes on nothing but the registry APIs"),
+        "location" => whole(Decide, "leads to nothing that a binding was made of, and bindings pass on nothing else"),
         "map" | "geo" | "split_clients" => whole(Decide, "no rule that was translated uses this variable"),
         "upstream" => whole(Decide, "no server that was translated uses these backends"),
         "stream" | "mail" => whole(Decide, "only HTTP is proxied"),
@@ -46,7 +46,7 @@ fn judgement(directive: &Directive) -> Option<(Verdict, &'static str, bool)> {
         }
         "if" if only_sets_origin(directive) => whole(Unneeded, "scheme, host and port are taken from the connection"),
         "if" if directive.arguments.iter().any(|argument| argument.contains("application/grpc")) => whole(Unneeded, NO_GRPC),
-        "if" => plain(Decide, "not met by any request that was tried, as today's registry clients send them: look at whom it is for"),
+        "if" => plain(Decide, "has no part in what today's registry clients get to: look at whom it is for"),
         name if name.ends_with("_by_lua_block") || name.starts_with("js_") || name.starts_with("perl") => {
             whole(Decide, "no scripts are run: what it does is missing from the result")
         }
@@ -122,7 +122,7 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
             (Unneeded, "nothing is cached on the way"),
         "grpc_pass" | "grpc_read_timeout" | "grpc_send_timeout" | "grpc_ssl_verify" | "grpc_buffer_size" => (Unneeded, NO_GRPC),
         "proxy_bind" => (Decide, "the address towards the backend can't be chosen"),
-        "proxy_pass" => (Decide, "no request that was tried gets here"),
+        "proxy_pass" => (Decide, "leads to nothing that a binding was made of"),
         "real_ip_header" | "real_ip_recursive" => (Unneeded, "`trusted_proxies` alone may say who the client is, by PROXY protocol or X-Forwarded-For"),
         "limit_req" | "limit_conn" | "limit_req_zone" | "limit_conn_zone" => (Decide, "see [binding.limits] for what can be limited"),
         "limit_req_status" | "limit_conn_status" => (Unneeded, "who is too fast is answered 429"),
@@ -135,8 +135,8 @@ fn single(name: &str, directive: &Directive) -> Option<(Verdict, &'static str)> 
         "error_page" | "recursive_error_pages" => (Unneeded, "errors are answered in the form of the API that was called"),
         "return" | "rewrite" | "set" | "break" if points_to_interface(directive) =>
             (Unneeded, "browsers find the user interface on the binding with `console = true`"),
-        "set" => (Decide, "sets a variable where no request that was tried gets: look at what uses it"),
-        "return" | "rewrite" | "break" => (Decide, "not met by any request that was tried: look at whom it is for"),
+        "set" => (Decide, "has no part in what today's registry clients get to: look at what uses it"),
+        "return" | "rewrite" | "break" => (Decide, "has no part in what today's registry clients get to: look at whom it is for"),
         "access_log" | "log_format" | "open_log_file_cache" | "log_not_found" | "log_subrequest" =>
             (Unneeded, "every request is one line of the log; [access_log] takes `format = \"combined\"` and a `path`"),
         "error_log" | "rewrite_log" => (Unneeded, "the log goes to standard error, and BERTH_LOG sets its level"),

@@ -142,6 +142,13 @@ fn pushes_that_go_elsewhere_are_refused_and_said() {
     assert_eq!(bound(&imported), ["0.0.0.0:5000 * -> docker-local plain read-only"]);
     let said = reason(&imported, "RewriteRule");
     assert!(said.contains("pushes go to another backend") && said.contains("http://10.0.0.2:8081"), "{said}");
+    // A mirror: what keeps pushes out is `read_only`, method by method.
+    let mirror = "server { listen 5000; if ($request_method = POST) { return 405 no; } if ($request_method = PUT) { return 405 no; } \
+         if ($request_method = DELETE) { return 405 no; } location /v1 { return 405 no; } \
+         location /v2/ { proxy_pass http://127.0.0.1:8081/artifactory/api/docker/hub/v2/; } }";
+    let imported = import_text(mirror).unwrap();
+    assert_eq!(bound(&imported), ["0.0.0.0:5000 * -> hub plain read-only"]);
+    assert_eq!(noted(&imported, Verdict::Decide), ["1: listen 5000;", "1: location /v1 { … }"]);
     // Deletions that the other proxy keeps out.
     let kept = "server { listen 5000; if ($request_method = DELETE) { return 405; } \
          location /v2/ { proxy_pass http://127.0.0.1:8081/artifactory/api/docker/a/v2/; } }";
