@@ -130,6 +130,13 @@ impl Client {
         self
     }
 
+    /// Sends this header no longer.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(seen, _)| seen != name);
+        self
+    }
+
     /// Sends a password with every request.
     #[must_use]
     pub fn with_basic(self, user: &str, password: &str) -> Self {
