@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::Deserialize;
 
+use crate::json::or_empty;
 use crate::manifests::{is_schema1, shown};
 use crate::v1::ImageId;
 use crate::{Error, ManifestContent, Registry, Result};
@@ -65,9 +66,9 @@ pub struct Platform {
 #[derive(Deserialize)]
 pub(crate) struct Wire {
     pub(crate) config: Option<Descriptor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub(crate) layers: Vec<Descriptor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     manifests: Vec<Descriptor>,
 }
 
@@ -75,7 +76,7 @@ pub(crate) struct Wire {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub(crate) media_type: String,
     #[serde(default)]
     size: u64,

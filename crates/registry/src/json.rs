@@ -6,7 +6,14 @@
 mod clear;
 pub(crate) mod shapes;
 
-pub(crate) use clear::check_names;
+pub(crate) use clear::{check_names, folded};
+use serde::{Deserialize, Deserializer};
+
+/// A list or map of which `null`, an empty one and none at all are the same: Go writes a list that was never made as `null`,
+/// and leaves out what is empty.
+pub(crate) fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
 
 /// How deep objects and lists may be nested. The parser's own limit for what it does look at.
 const DEPTH_MAX: usize = 128;

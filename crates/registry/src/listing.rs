@@ -1,11 +1,11 @@
 //! Lists, a page at a time, straight from ordered keys.
 
 use berth_names::{Digest, ImageName, RepositoryKey};
-use berth_storage::records::{Image, Record, Referrer};
-use berth_storage::{Key, Prefix, keys};
+use berth_storage::records::{Image, Manifest, Record, Referrer, WithBody};
+use berth_storage::{Key, Prefix, get_record, keys};
 use bytes::Bytes;
 
-use crate::manifests::ReferrerDescriptor;
+use crate::manifests::{self, ReferrerDescriptor};
 use crate::{Error, Registry, Result};
 
 /// Entries that one scan brings into memory.
@@ -93,6 +93,11 @@ impl Registry {
             }
             let found = Referrer::decode(&row).zip(key.digest_after(&prefix));
             if let Some((Referrer { media_type, size, artifact_type: own, annotations }, digest)) = found {
+                let own = match own {
+                    // Earlier versions took an empty text for a type.
+                    Some(text) if text.is_empty() => self.artifact_type(repository, image, &digest).await?,
+                    own => own,
+                };
                 if artifact_type.is_none_or(|wanted| own.as_deref() == Some(wanted)) {
                     if bytes > 0 && bytes + row.len() > REFERRERS_BYTES_MAX {
                         page.next = seen;
@@ -107,6 +112,13 @@ impl Registry {
             tokio::task::yield_now().await;
         }
         Ok(page)
+    }
+
+    /// What kind of artifact a stored manifest is.
+    async fn artifact_type(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Option<String>> {
+        let stored = get_record::<WithBody<Manifest>>(self.store.as_ref(), &keys::manifest(repository, image, digest)).await?;
+        let Some((WithBody { record, body }, _)) = stored else { return Ok(None) };
+        Ok(manifests::read(&record.media_type, &body).ok().and_then(|document| document.artifact_type))
     }
 
     async fn page(

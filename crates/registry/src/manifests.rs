@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use crate::blobs::{damaged, random_u64};
 use crate::properties;
 use crate::{Error, Registry, Result, empty_layer};
-pub(crate) use as_schema1::LAYER_TYPES;
+pub(crate) use as_schema1::{LAYER_TYPES, is_image_config};
 pub(crate) use document::Document;
 use document::Need;
 pub(crate) use schema1::{is_schema1, manifest_digest, shown};
@@ -182,7 +182,8 @@ impl Registry {
             // An index, or a tag, that is to name it comes later.
             Reference::Digest(_) => self.hold(&mut batch, keys::lease(repository, image, digest), push.holder).await?,
         }
-        let named = document.needs.iter().map(|need| keys::lease(repository, image, need.digest()));
+        let named = document.needs.iter().map(Need::digest).chain(&document.elsewhere);
+        let named = named.map(|digest| keys::lease(repository, image, digest));
         self.release(&mut batch, named.collect(), push.holder).await?;
         Ok(batch)
     }
@@ -296,9 +297,15 @@ impl Registry {
         document: &Document,
         bytes: &Bytes,
     ) {
-        let children: Vec<Digest> = document.needs.iter().map(|need| *need.digest()).collect();
-        for child in &children {
-            batch.put(keys::parent_of(repository, image, child, digest), Bytes::new());
+        let record = Manifest {
+            media_type: document.media_type.clone(),
+            children: document.needs.iter().map(|need| *need.digest()).collect(),
+            elsewhere: document.elsewhere.clone(),
+            subject: document.subject,
+            created_ms: self.clock.now_ms(),
+        };
+        for held in record.holds() {
+            batch.put(keys::parent_of(repository, image, held, digest), Bytes::new());
         }
         if let Some(subject) = &document.subject {
             let referrer = Referrer {
@@ -309,8 +316,6 @@ impl Registry {
             };
             batch.put_record(keys::referrer(repository, image, subject, digest), &referrer);
         }
-        let record =
-            Manifest { media_type: document.media_type.clone(), children, subject: document.subject, created_ms: self.clock.now_ms() };
         batch.put(keys::manifest(repository, image, digest), WithBody { record, body: bytes.clone() }.encode());
     }
 

@@ -187,6 +187,12 @@ impl Registry {
             }
             take(&bytes)?;
             next.extend(&record.children);
+            // Of what may be absent, what is there goes along.
+            for digest in &record.elsewhere {
+                if self.store.get(&keys::link(repository, image, digest)).await?.is_some() {
+                    closure.blobs.insert(*digest);
+                }
+            }
             closure.manifests.insert(digest, (record, bytes));
             let referrers = keys::referrers(repository, image, &digest);
             for row in self.keys_of(&referrers).await? {
@@ -204,7 +210,7 @@ impl Registry {
     fn add_closure(&self, batch: &mut Batch, target: &RepositoryKey, image: &ImageName, closure: &Closure) {
         for (digest, (record, bytes)) in &closure.manifests {
             batch.put(keys::manifest(target, image, digest), bytes.clone());
-            for child in &record.children {
+            for child in record.holds() {
                 batch.put(keys::parent_of(target, image, child, digest), Bytes::new());
             }
         }

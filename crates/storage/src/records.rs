@@ -189,10 +189,20 @@ pub struct Manifest {
     pub media_type: String,
     /// Everything it refers to that must stay as long as it does: config, layers, children.
     pub children: Vec<Digest>,
+    /// Layers that it says can be fetched elsewhere. What is here of them stays, too; nothing has to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Digest>,
     /// The manifest it is about, if it says so.
     pub subject: Option<Digest>,
     /// When it was pushed, in milliseconds since 1970.
     pub created_ms: u64,
+}
+
+impl Manifest {
+    /// Everything that it holds as long as it is there.
+    pub fn holds(&self) -> impl Iterator<Item = &Digest> {
+        self.children.iter().chain(&self.elsewhere)
+    }
 }
 
 /// What the referrers list says about one manifest.
@@ -452,9 +462,13 @@ pub mod v1 {
         /// repeat, because then their order means something, and in images of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub content: Option<Digest>,
+        /// The same of what unpacking takes from the tar, leaving aside what versions of docker write differently.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub tree: Option<Digest>,
     }
 
-    /// What a user has sent of a V1 image. Its body is their JSON, if it says the same as the image's in other bytes.
+    /// What a user has sent of a V1 image. Its body is their JSON, if it says the same as the image's in other bytes; if they
+    /// have sent several such, one behind the other.
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     pub struct Pushed {
         /// The JSON of the image that theirs says the same as.
@@ -463,6 +477,9 @@ pub mod v1 {
         pub layer: Option<Digest>,
         /// The checksums of what they sent, where these differ from the image's.
         pub checksums: Vec<String>,
+        /// How many bytes each JSON in the body has. Earlier versions kept one only, which is all of it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub json_sizes: Vec<usize>,
     }
 
     /// What a V1 tag points to.

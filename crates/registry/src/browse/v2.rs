@@ -47,6 +47,11 @@ impl Registry {
         };
         folder.children.insert(manifest_name(&record).to_owned(), false);
         folder.children.extend(record.children.iter().map(|child| (blob_name(child), false)));
+        for layer in &record.elsewhere {
+            if self.store.get(&keys::link(repository, image, layer)).await?.is_some() {
+                folder.children.insert(blob_name(layer), false);
+            }
+        }
         (folder.created_ms, folder.modified_ms) = (record.created_ms, row.updated_ms);
         folder.item = Some(Item::Tag(image.clone(), tag.clone()));
         Ok(true)
@@ -73,7 +78,7 @@ impl Registry {
                 item: Some(Item::Tag(image.clone(), tag.clone())),
             }));
         }
-        let Some(digest) = record.children.iter().find(|child| blob_name(child) == file) else { return Ok(None) };
+        let Some(digest) = record.holds().find(|child| blob_name(child) == file) else { return Ok(None) };
         let (media_type, content) = match self.open_blob(repository, image, digest).await {
             Ok(blob) => ("application/octet-stream".to_owned(), blob),
             Err(Error::BlobUnknown(_)) => match self.manifest(repository, image, &Reference::Digest(*digest)).await {

@@ -55,7 +55,7 @@ impl Registry {
         seen_image: Option<Bytes>,
     ) -> Result<()> {
         let now_ms = self.clock.now_ms();
-        for child in &record.children {
+        for child in record.holds() {
             batch.delete(keys::parent_of(repository, image, child, digest));
             // One at a time: they may be thousands of megabytes.
             let is_manifest = self.store.get(&keys::manifest(repository, image, child)).await?.is_some();

@@ -211,7 +211,8 @@ impl Fixture {
         let diff_ids: Vec<_> =
             (0..LAYERS).filter(|number| layers & (1 << number) != 0).map(|n| digest_of(berth_names::Algorithm::Sha256, &[n])).collect();
         let config = json!({ "layers": layers, "rootfs": { "diff_ids": diff_ids } }).to_string();
-        let config = self.bring_blob(repository, image, config.into(), holder).await;
+        let mut config = self.bring_blob(repository, image, config.into(), holder).await;
+        config["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
         let manifest = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": parts,
         });
@@ -842,4 +843,16 @@ async fn what_an_earlier_version_showed_v1_clients_is_shown_anew_under_ids_that_
     assert_eq!(registry.viewed_tag(repository, image, tag).await.unwrap(), top);
     fixture.verify_view(repository, image, tag).await;
     assert_eq!(registry.finish_views().await.unwrap(), 0, "once is enough");
+
+    // What a later version left is made anew, too, and shown meanwhile: the ids are the same.
+    let key = keys::v1_view(repository, image, &digest);
+    view = get_record::<records::v1::View>(registry.store.as_ref(), &key).await.unwrap().unwrap().0;
+    view.rule = 1;
+    let mut batch = Batch::new();
+    batch.put_record(key.clone(), &view).put(keys::v1_views_rule(), Bytes::from_static(&[1]));
+    registry.store.commit(batch).await.unwrap();
+    assert_eq!(registry.viewed_tag(repository, image, tag).await.unwrap(), top);
+    assert_eq!(registry.finish_views().await.unwrap(), 1);
+    let anew = get_record::<records::v1::View>(registry.store.as_ref(), &key).await.unwrap().unwrap().0;
+    assert_eq!((anew.images, anew.rule), (view.images, 2));
 }

@@ -135,12 +135,20 @@ impl Visitor<'_> for Name<'_> {
 /// Whether Go takes a text for a name, which is ASCII: in any case, where beside the Latin letters the Kelvin sign is a `k` and
 /// the long s an `s`.
 fn folds_to(text: &str, name: &str) -> bool {
-    let folded = |letter: char| match letter {
+    text.len() >= name.len() && text.chars().map(fold).eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
+}
+
+/// What every text that Go takes for the same name has in common.
+pub(crate) fn folded(text: &str) -> String {
+    text.chars().map(fold).collect()
+}
+
+fn fold(letter: char) -> char {
+    match letter {
         '\u{212a}' => 'k',
         '\u{17f}' => 's',
         letter => letter.to_ascii_lowercase(),
-    };
-    text.len() >= name.len() && text.chars().map(folded).eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
+    }
 }
 
 #[cfg(test)]

@@ -23,13 +23,22 @@ use super::signature::{Key, pretty};
 use super::{MANIFEST_BYTES_MAX, ManifestContent};
 use crate::details::{Descriptor, OLD_PLATFORM, Wire};
 use crate::hash::digest_of;
-use crate::json::{check_names, shapes};
+use crate::json::{check_names, or_empty, shapes};
 use crate::v1::is_made_by_registry;
 use crate::v1::migration::{NO_TIME, is_time};
 use crate::{Error, Registry, Result, empty_layer};
 
-/// The configs that are of an image.
-const CONFIGS: [&str; 2] = ["application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"];
+/// The types of config that docker takes for an image's, over V1 as over V2. Docker 1.10 and some builders called theirs
+/// by one of the last three, or by none; the config itself then says whether it is one.
+const CONFIG_TYPES: [&str; 7] = [
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.plugin.v1+json",
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "",
+];
 
 /// The layers that a docker of that time can unpack, over V1 as over V2: gzip and plain tars.
 pub(crate) const LAYER_TYPES: [&str; 4] = [
@@ -38,6 +47,11 @@ pub(crate) const LAYER_TYPES: [&str; 4] = [
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar",
 ];
+
+/// Whether docker takes a config of this type for an image's.
+pub(crate) fn is_image_config(media_type: &str) -> bool {
+    CONFIG_TYPES.contains(&media_type)
+}
 
 /// Of a config, what the manifest is made of.
 #[derive(Deserialize)]
@@ -50,6 +64,8 @@ struct Config {
 
 #[derive(Deserialize)]
 struct RootFs {
+    /// Docker leaves it out of the config of an image without layers.
+    #[serde(default, deserialize_with = "or_empty")]
     diff_ids: Vec<Digest>,
 }
 
@@ -116,14 +132,18 @@ pub(super) fn document(name: &str, tag: &str, config: &[u8], layers: &[Digest]) 
     pretty(&Schema1 { schema_version: 1, name, tag, architecture, fs_layers, history: compatibilities }).ok_or(ODD)
 }
 
-/// The history, one entry for each V1 image, root first. An image without one gets an entry for each layer.
+/// The history, one entry for each V1 image, root first. An image without one gets an entry for each layer, and one for the
+/// config if it has no layers either.
 fn history(config: &Config, layers: usize) -> std::result::Result<Vec<Entry>, &'static str> {
     let history = match &config.history {
         Some(history) if !history.is_empty() => history.clone(),
-        _ => vec![Entry { created: config.created.clone(), ..Entry::default() }; layers],
+        _ => {
+            let entry = Entry { created: config.created.clone(), empty_layer: layers == 0, ..Entry::default() };
+            vec![entry; layers.max(1)]
+        }
     };
-    if history.is_empty() || history.len() > LAYERS_MAX {
-        return Err("it has no layers, or too many");
+    if history.len() > LAYERS_MAX {
+        return Err("it has too many layers");
     }
     let filled = history.iter().filter(|entry| !entry.empty_layer).count();
     if filled != layers || config.rootfs.diff_ids.len() != layers {
@@ -160,7 +180,7 @@ fn top(config: &[u8], id: &str, parent: &str, throwaway: bool) -> serde_json::Re
 
 /// The config and the layers, if a docker of that time can make something of them.
 fn usable(wire: &Wire) -> std::result::Result<(Digest, Vec<Digest>), &'static str> {
-    let config = wire.config.as_ref().filter(|config| CONFIGS.contains(&config.media_type.as_str()));
+    let config = wire.config.as_ref().filter(|config| is_image_config(&config.media_type));
     let config = config.ok_or("this is no image that docker could run")?;
     if wire.layers.iter().any(|layer| layer.media_type.contains("zstd")) {
         return Err("the image has layers packed with zstd");

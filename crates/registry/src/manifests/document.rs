@@ -1,11 +1,12 @@
 //! Reading a manifest: just enough to know what it is and what it needs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use berth_names::Digest;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::schema1::{SIGNED, Schema1, is_schema1};
 use crate::json::{check_names, shapes};
@@ -26,8 +27,11 @@ pub(crate) struct Document {
     /// Whether it says itself what it is. If it does not, it is what it was pushed as first.
     pub(super) says_what_it_is: bool,
     pub(super) needs: Vec<Need>,
+    /// Layers that clients can fetch elsewhere, so that they may be absent here. One that was pushed all the same belongs to
+    /// the manifest like any other.
+    pub(super) elsewhere: Vec<Digest>,
     pub(super) subject: Option<Digest>,
-    pub(super) artifact_type: Option<String>,
+    pub(crate) artifact_type: Option<String>,
     pub(super) annotations: Option<Annotations>,
     /// What else it says if it is of schema 1.
     pub(super) schema1: Option<Schema1>,
@@ -83,20 +87,30 @@ struct Wire {
     annotations: Option<Annotations>,
 }
 
-/// An object of texts, which is passed on as it is.
+/// An object of texts, which is passed on as it is; a text that is `null` is passed on as Go reads it, which is as an empty
+/// one.
 #[derive(Clone, Debug)]
 pub(crate) struct Annotations(pub(super) Box<RawValue>);
 
 impl<'de> Deserialize<'de> for Annotations {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let no_texts = |_| D::Error::custom("annotations must be an object of texts");
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        serde_json::from_str::<Texts>(raw.get()).map_err(|_| D::Error::custom("annotations must be an object of texts"))?;
-        Ok(Self(raw))
+        match serde_json::from_str::<Texts>(raw.get()).map_err(no_texts)? {
+            Texts { has_null: false } => Ok(Self(raw)),
+            Texts { has_null: true } => {
+                let texts: BTreeMap<String, Option<String>> = serde_json::from_str(raw.get()).map_err(no_texts)?;
+                let texts: BTreeMap<String, String> = texts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect();
+                to_raw_value(&texts).map(Self).map_err(no_texts)
+            }
+        }
     }
 }
 
 /// Texts by name, of which nothing is kept.
-struct Texts;
+struct Texts {
+    has_null: bool,
+}
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -109,8 +123,11 @@ impl<'de> Deserialize<'de> for Texts {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Texts, A::Error> {
-                while entries.next_entry::<Text, Text>()?.is_some() {}
-                Ok(Texts)
+                let mut has_null = false;
+                while let Some((_, text)) = entries.next_entry::<Text, Option<Text>>()? {
+                    has_null |= text.is_none();
+                }
+                Ok(Texts { has_null })
             }
         }
         deserializer.deserialize_map(Each)
@@ -161,7 +178,8 @@ impl Document {
         if !crate::json::is_sane(bytes) {
             return invalid("it is not UTF-8, nested too deep, or of too many values");
         }
-        let wire: Wire = serde_json::from_slice(bytes).map_err(|error| Error::ManifestInvalid(error.to_string()))?;
+        let mut wire: Wire = serde_json::from_slice(bytes).map_err(|error| Error::ManifestInvalid(error.to_string()))?;
+        wire.media_type = wire.media_type.filter(|text| !text.is_empty());
         match wire.schema_version {
             Some(1) => return Self::of_schema1(media_type, &wire, bytes),
             Some(2) => {}
@@ -177,22 +195,27 @@ impl Document {
             return invalid("it refers to more than 10,000 others");
         }
         let config_type = wire.config.as_ref().and_then(|config| config.media_type.clone());
+        let artifact_type = wire.artifact_type.filter(|text| !text.is_empty()).or(config_type).filter(|text| !text.is_empty());
+        // No list is an empty one: Go leaves it out, or writes `null`.
+        let mut elsewhere = Vec::new();
         let needs = match (media_type.as_str(), wire.config, wire.layers, wire.manifests) {
-            (DOCKER_MANIFEST | OCI_MANIFEST, Some(config), Some(layers), None) => {
-                let local = layers.into_iter().filter(|layer| !is_foreign(layer));
+            (DOCKER_MANIFEST | OCI_MANIFEST, Some(config), layers, None) => {
+                let (foreign, local): (Vec<_>, Vec<_>) = layers.unwrap_or_default().into_iter().partition(is_foreign);
+                elsewhere.extend(foreign.iter().map(|layer| layer.digest));
                 std::iter::once(config).chain(local).map(|d| Need::Blob { digest: d.digest, size: d.size }).collect()
             }
-            (DOCKER_LIST | OCI_INDEX, None, None, Some(manifests)) => manifests.into_iter().map(Need::of_entry).collect(),
-            (DOCKER_MANIFEST | OCI_MANIFEST, ..) => return invalid("an image manifest has a config and layers"),
-            (DOCKER_LIST | OCI_INDEX, ..) => return invalid("an index has manifests"),
+            (DOCKER_LIST | OCI_INDEX, None, None, manifests) => manifests.unwrap_or_default().into_iter().map(Need::of_entry).collect(),
+            (DOCKER_MANIFEST | OCI_MANIFEST, ..) => return invalid("an image manifest has a config, and no manifests"),
+            (DOCKER_LIST | OCI_INDEX, ..) => return invalid("an index has manifests, and neither config nor layers"),
             _ => return invalid("the media type is none of Docker's and OCI's manifests and indexes"),
         };
         Ok(Self {
             media_type,
             says_what_it_is,
             needs,
+            elsewhere,
             subject: wire.subject.map(|subject| subject.digest),
-            artifact_type: wire.artifact_type.or(config_type),
+            artifact_type,
             annotations: wire.annotations,
             schema1: None,
         })
@@ -215,6 +238,7 @@ impl Document {
             media_type: media_type.to_owned(),
             says_what_it_is: false,
             needs: manifest.layers().into_iter().map(|digest| Need::Blob { digest, size: None }).collect(),
+            elsewhere: Vec::new(),
             subject: None,
             artifact_type: None,
             annotations: None,
@@ -249,7 +273,7 @@ fn is_layer_or_cache(media_type: &str) -> bool {
         .any(|start| media_type.starts_with(start))
 }
 
-/// A layer that is fetched from elsewhere: we store what its descriptor says and never look there.
+/// Whether a layer may be absent because it can be fetched elsewhere: we store what its descriptor says and never look there.
 fn is_foreign(layer: &Descriptor) -> bool {
     let marked = layer.media_type.as_deref().is_some_and(|text| text.contains("foreign") || text.contains("nondistributable"));
     marked && layer.urls.as_ref().is_some_and(|urls| !urls.is_empty())
@@ -306,12 +330,61 @@ mod tests {
     }
 
     #[test]
+    fn null_empty_and_absent_lists_are_one_thing() {
+        let config = format!(r#""config":{{"mediaType":"c/t","digest":"{}","size":1}}"#, digest(1));
+        for list in [r#","layers":[]"#, r#","layers":null"#, "", r#","layers":null,"manifests":null,"annotations":null,"subject":null"#] {
+            let text = format!(r#"{{"schemaVersion":2,{config}{list}}}"#);
+            let document = Document::parse(Some(OCI_MANIFEST), text.as_bytes()).unwrap();
+            assert_eq!(document.needs.len(), 1, "{text}");
+        }
+        for list in [r#","manifests":[]"#, r#","manifests":null"#, "", r#","manifests":null,"layers":null,"config":null"#] {
+            let text = format!(r#"{{"schemaVersion":2{list}}}"#);
+            assert!(Document::parse(Some(OCI_INDEX), text.as_bytes()).unwrap().needs.is_empty(), "{text}");
+        }
+        // What could be read as both kinds stays refused.
+        for (media_type, text) in [
+            (OCI_MANIFEST, format!(r#"{{"schemaVersion":2,{config},"manifests":[]}}"#)),
+            (OCI_INDEX, format!(r#"{{"schemaVersion":2,{config}}}"#)),
+            (OCI_INDEX, r#"{"schemaVersion":2,"layers":[]}"#.to_owned()),
+            (OCI_MANIFEST, r#"{"schemaVersion":2,"layers":[]}"#.to_owned()),
+        ] {
+            assert!(Document::parse(Some(media_type), text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_annotation_that_is_null_is_an_empty_text() {
+        let passed_on = |annotations: &str| {
+            let text = image().replace(r#""layers""#, &format!(r#""annotations":{annotations},"layers""#));
+            Document::parse(Some(DOCKER_MANIFEST), text.as_bytes()).unwrap().annotations.map(|annotations| annotations.0.get().to_owned())
+        };
+        assert_eq!(passed_on(r#"{"b":null,"a":"x"}"#).as_deref(), Some(r#"{"a":"x","b":""}"#));
+        assert_eq!(passed_on(r#"{"b":"", "a":"x"}"#).as_deref(), Some(r#"{"b":"", "a":"x"}"#));
+        assert_eq!(passed_on("null"), None);
+    }
+
+    #[test]
+    fn an_empty_artifact_type_is_none() {
+        let of = |artifact_type: &str| {
+            let text = image().replace(r#""layers""#, &format!(r#""artifactType":{artifact_type},"layers""#));
+            Document::parse(Some(DOCKER_MANIFEST), text.as_bytes()).unwrap().artifact_type
+        };
+        assert_eq!((of(r#""""#).as_deref(), of("null").as_deref(), of(r#""a/b""#).as_deref()), (Some("c/t"), Some("c/t"), Some("a/b")));
+        let index = |artifact_type: &str| {
+            let text = format!(r#"{{"schemaVersion":2{artifact_type}}}"#);
+            Document::parse(Some(OCI_INDEX), text.as_bytes()).unwrap().artifact_type
+        };
+        assert_eq!((index(""), index(r#","artifactType":"""#), index(r#","artifactType":"a/b""#)), (None, None, Some("a/b".to_owned())));
+    }
+
+    #[test]
     fn a_foreign_layer_is_not_needed() {
         let text = image().replace(
             r#""layers":["#,
             &format!(r#""layers":[{{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{}","size":9,"urls":["https://example.com/x"]}},"#, digest(9)),
         );
-        assert_eq!(Document::parse(Some(DOCKER_MANIFEST), text.as_bytes()).unwrap().needs.len(), 2);
+        let document = Document::parse(Some(DOCKER_MANIFEST), text.as_bytes()).unwrap();
+        assert_eq!((document.needs.len(), document.elsewhere), (2, vec![digest(9).parse().unwrap()]));
     }
 
     #[test]

@@ -271,7 +271,8 @@ fn a_config_that_does_not_fit_its_layers_makes_no_manifest() {
     for (config, layers) in [
         (json!({}), &[1][..]),
         (json!([]), &[1]),
-        (json!({ "rootfs": { "diff_ids": [] } }), &[]),
+        (json!({ "rootfs": null }), &[]),
+        (json!({ "rootfs": { "diff_ids": [] } }), &[1]),
         (json!({ "rootfs": { "diff_ids": diff_ids }, "history": [{}, {}] }), &[1]),
         (json!({ "rootfs": { "diff_ids": diff_ids }, "history": [{ "empty_layer": true }] }), &[1]),
         (json!({ "rootfs": { "diff_ids": [] }, "history": too_long }), &[]),
@@ -288,8 +289,8 @@ proptest! {
         let diff_ids: Vec<Digest> = layers.iter().map(|number| Digest::sha256([*number; 32])).collect();
         let history: Vec<Value> = empty.iter().map(|empty| json!({ "created_by": text, "comment": text, "empty_layer": empty })).collect();
         let config = json!({ "author": text, "rootfs": { "diff_ids": diff_ids }, "history": history });
-        // Every image with layers can be made one that this registry's own parser takes.
-        prop_assert_eq!(made(&config, &layers).is_ok(), !history.is_empty());
+        // Every image, also one without layers, can be made one that this registry's own parser takes.
+        prop_assert!(made(&config, &layers).is_ok());
     }
 
     #[test]

@@ -108,6 +108,13 @@ impl Link {
     }
 }
 
+/// V1 images from the root to a tag's.
+struct Chain {
+    links: Vec<Link>,
+    /// Whether it is known what all layers become: a dry run reads none to find out.
+    is_known: bool,
+}
+
 /// Whether a commit found the source as it had been read.
 enum Named {
     Done,
@@ -158,11 +165,10 @@ impl Registry {
     }
 
     async fn migrate_tag_once(&self, errand: &Errand<'_>, row: &TagRecord, seen: Bytes) -> Result<std::result::Result<Named, Broken>> {
-        let chain = match self.chain_for_v2(errand, &row.id).await? {
+        let Chain { links: chain, is_known } = match self.chain_for_v2(errand, &row.id).await? {
             Ok(chain) => chain,
             Err(broken) => return Ok(Err(broken)),
         };
-        let Some(chain) = chain.filter(|_| !errand.dry_run) else { return Ok(Ok(Named::Done)) };
         let has_layers = chain.iter().any(|link| !link.is_empty());
         let top = row.id;
         // Something must be in an image for old clients of V2: in one with nothing in it that is the empty layer.
@@ -185,13 +191,16 @@ impl Registry {
         }
         let config = describe(&config);
         let manifest = Bytes::from(config::manifest(config, &layers));
+        let manifest_digest = digest_of(Algorithm::Sha256, &manifest);
+        if errand.dry_run {
+            return self.foresee(errand, is_known.then_some(&manifest_digest)).await.map(Ok);
+        }
         for bytes in made {
             self.bring(errand.into(), bytes).await?;
         }
         if !self.bring_layers(errand.into(), &layers).await? {
             return Ok(Ok(Named::Moved));
         }
-        let manifest_digest = digest_of(Algorithm::Sha256, &manifest);
         let receipt = Receipt {
             source: errand.source.clone(),
             image: errand.image.clone(),
@@ -214,9 +223,19 @@ impl Registry {
         self.set_migrated_tag(errand, (row, seen), manifest, &receipt).await.map(Ok)
     }
 
-    /// The chain below a V1 image, root first, with what each layer becomes; `None` if a dry run would have to read layers
-    /// for that.
-    async fn chain_for_v2(&self, errand: &Errand<'_>, top: &ImageId) -> Result<std::result::Result<Option<Vec<Link>>, Broken>> {
+    /// What setting the tag would come to. Unless the manifest is known, the tag may be there as it would be.
+    async fn foresee(&self, Errand { target, image, tag, existing, .. }: &Errand<'_>, manifest: Option<&Digest>) -> Result<Named> {
+        let row = get_record::<records::Tag>(self.store.as_ref(), &keys::tag(&target.key, image, tag)).await?;
+        match row.zip(manifest) {
+            Some(((row, _), manifest)) if *existing == ExistingTag::Stays && row.digest != *manifest => {
+                Err(Error::TagExists((*tag).clone()))
+            }
+            _ => Ok(Named::Done),
+        }
+    }
+
+    /// The chain below a V1 image, root first, with what each layer becomes.
+    async fn chain_for_v2(&self, errand: &Errand<'_>, top: &ImageId) -> Result<std::result::Result<Chain, Broken>> {
         let chain = match self.v1_links(errand.source, top).await {
             Ok(chain) => chain,
             Err(Error::V1ChainTooLong(_)) => return Ok(Err(Broken::Endless)),
@@ -240,7 +259,8 @@ impl Registry {
                 Way::ReadThrough if errand.dry_run => {
                     errand.tally.repacked();
                     is_known = false;
-                    continue;
+                    // Nobody knows yet; what it is called makes no difference to whether the rest can be made.
+                    Conversion { diff_id: layer.digest, digest: layer.digest, size: layer.size }
                 }
                 Way::ReadThrough => {
                     errand.tally.repacked();
@@ -253,7 +273,7 @@ impl Registry {
             };
             links.push(Link { id, json, json_digest: image.json_digest, layer: layer.digest, becomes });
         }
-        Ok(Ok(is_known.then_some(links)))
+        Ok(Ok(Chain { links, is_known }))
     }
 
     /// Stores the manifest, sets the tag and writes the receipt: one commit, if the source's tag is where it was.

@@ -7,7 +7,6 @@
 
 use berth_names::{Algorithm, Digest, RepositoryKey};
 use berth_storage::keys::{Candidate, Item};
-use berth_storage::records::WithBody;
 use berth_storage::records::v1::{Image, Layer, Pushed};
 use berth_storage::{Batch, DataId, keys};
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use bytes::Bytes;
 use super::ImageId;
 use super::chain::{CHAIN_IMAGES_MAX, Link};
 use super::json::parent_of;
-use super::marks::{is_same_layer, knows, put_mark};
+use super::marks::{is_same_layer, knows, put_mark, renew_mark};
 use super::sums::LayerSums;
 use super::visible::Viewer;
 use crate::blobs::random_u64;
@@ -70,9 +69,17 @@ impl Registry {
                 if image.complete && self.is_v1_visible(repository, id, pusher).await? {
                     return Err(Error::V1ImageExists(*id));
                 }
-                // To whoever does not see the image it is not there: pushing all of it, they get to know it.
-                let record = Pushed { json: image.json_digest, layer: None, checksums: Vec::new() };
-                put_mark(&mut batch, (repository, id, pusher.user), None, WithBody { record, body: own_json });
+                // To whoever does not see the image it is not there: pushing all of it, they get to know it. What another
+                // client of the same user has sent of it meanwhile counts.
+                let (before, seen_mark) = self.v1_mark_seen(repository, id, pusher.user).await?;
+                let own = before.as_ref().filter(|mark| mark.record.json == image.json_digest);
+                let jsons = own.map_or_else(
+                    || Vec::from_iter((!own_json.is_empty()).then(|| own_json.clone())),
+                    |mark| mark.jsons_with(own_json.clone()),
+                );
+                let layer = own.filter(|mark| knows(&mark.record, image)).and_then(|mark| mark.record.layer);
+                let record = Pushed { layer, ..begun(image.json_digest) };
+                renew_mark(&mut batch, (repository, id, pusher.user), (before, seen_mark), record, &jsons);
                 batch.expect(keys::v1_image(repository, id), Some(seen.clone()));
                 return Ok((batch, ()));
             }
@@ -95,8 +102,7 @@ impl Registry {
                 batch.put(keys::v1_child(repository, parent, id), Bytes::from_static(keys::V1_UNNAMED));
             }
             if let Some(user) = pusher.user {
-                let record = Pushed { json: json_digest, layer: None, checksums: Vec::new() };
-                put_mark(&mut batch, (repository, id, Some(user)), None, WithBody { record, body: Bytes::new() });
+                put_mark(&mut batch, (repository, id, Some(user)), begun(json_digest), &[]);
             }
             let forgotten_ms = self.clock.now_ms() + LEASE_MS;
             self.look_at(&mut batch, forgotten_ms, &Candidate::V1Image(repository.clone(), *id))?;
@@ -221,10 +227,8 @@ impl Registry {
         let (image, _) = self.v1_row(repository, id).await?.ok_or(Error::V1ImageUnknown(*id))?;
         let json = self.v1_json(repository, id).await?;
         let mark = self.v1_mark(repository, id, pusher.user).await?;
-        let sums = match mark.filter(|mark| mark.record.json == image.json_digest && !mark.body.is_empty()) {
-            Some(mark) => LayerSums::new(&json).with_other(&mark.body),
-            None => LayerSums::new(&json),
-        };
+        let own = mark.filter(|mark| mark.record.json == image.json_digest).map(|mark| mark.jsons).unwrap_or_default();
+        let sums = LayerSums::new(&json).with_others(own);
         let (received, sums, end) = receive(&self.blobs, Received::default(), sums, body).await?;
         let outcome = match end {
             Ok(()) => self.name_v1_layer((repository, id), &image.json_digest, &received, sums, (pusher.user, holder)).await,
@@ -254,7 +258,7 @@ impl Registry {
         let layer = &described.layer;
         self.commit_with(|| async {
             let (image, seen) = self.v1_row(repository, id).await?.ok_or(Error::V1ImageUnknown(*id))?;
-            let mark = self.v1_mark(repository, id, user).await?;
+            let (mark, seen_mark) = self.v1_mark_seen(repository, id, user).await?;
             let has_sent_another = mark.as_ref().is_some_and(|mark| mark.record.json != image.json_digest);
             if image.json_digest != *json_digest || has_sent_another {
                 return Err(Error::V1ImageIncomplete(*id));
@@ -264,8 +268,8 @@ impl Registry {
                 let Some(mark) = mark.clone() else { return };
                 let checksums = described.claims().into_iter().filter(|sum| !stored.checksums.contains(sum)).collect();
                 let record = Pushed { layer: Some(stored.digest), checksums, ..mark.record.clone() };
-                let body = mark.body.clone();
-                put_mark(batch, (repository, id, user), Some(mark), WithBody { record, body });
+                let jsons = mark.jsons.clone();
+                renew_mark(batch, (repository, id, user), (Some(mark), seen_mark.clone()), record, &jsons);
             };
             let key = keys::v1_image(repository, id);
             let is_announced =
@@ -344,6 +348,11 @@ impl Registry {
     }
 }
 
+/// The mark of whoever has sent the JSON and nothing else.
+fn begun(json: Digest) -> Pushed {
+    Pushed { json, layer: None, checksums: Vec::new(), json_sizes: Vec::new() }
+}
+
 fn describe(sums: LayerSums) -> Described {
     let sums = sums.finish();
     let layer = Layer {
@@ -352,6 +361,7 @@ fn describe(sums: LayerSums) -> Described {
         diff_id: sums.diff_id.map(Digest::sha256),
         checksums: sums.checksums(),
         content: sums.content.map(Digest::sha256),
+        tree: sums.tree.map(Digest::sha256),
     };
     Described { layer, own_checksums: sums.other_checksums() }
 }

@@ -3,13 +3,15 @@
 //! - the payload checksum, `sha256(json, LF, layer as sent)`, of docker 0.10 and later;
 //! - tarsum version 0, of every docker: the members' headers and contents, sorted, behind the JSON;
 //! - the digest of the unpacked tar, which V2 calls diff id;
-//! - a sum of what is in it, whichever docker wrote the tar and the JSON.
+//! - two sums of what is in it: of the members however they follow each other, and of what unpacking makes of them,
+//!   whichever docker wrote the tar.
 //!
 //! Source: protocol reference §5. A layer that can't be unpacked has no tarsum and no diff id; the payload checksum still holds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
+use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
@@ -30,8 +32,8 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 pub(super) struct LayerSums {
     json: Vec<u8>,
     payload: Sha256,
-    /// The same JSON in other bytes, and the payload checksum with it.
-    other: Option<(Vec<u8>, Sha256)>,
+    /// The same JSON in other bytes, and the payload checksum with each.
+    others: Vec<(Bytes, Sha256)>,
     blob: Sha256,
     size: u64,
     unpacking: Unpacking,
@@ -47,10 +49,12 @@ pub(super) struct Sums {
     pub(super) size: u64,
     /// What is in the tar, if that can be told from its members alone.
     pub(super) content: Option<[u8; 32]>,
+    /// What unpacking makes of it, whichever docker wrote the tar.
+    pub(super) tree: Option<[u8; 32]>,
     payload: [u8; 32],
     tarsums: Vec<[u8; 32]>,
-    /// The same two for the other JSON.
-    other: Option<([u8; 32], Vec<[u8; 32]>)>,
+    /// The same two for each other JSON.
+    others: Vec<([u8; 32], Vec<[u8; 32]>)>,
 }
 
 enum Unpacking {
@@ -66,18 +70,22 @@ impl LayerSums {
     /// For the layer of the image with this JSON.
     pub(super) fn new(json: &[u8]) -> Self {
         let (payload, unpacking) = (payload_of(json), Unpacking::Sniffing(Vec::new()));
-        Self { json: json.to_vec(), payload, other: None, blob: Sha256::new(), size: 0, unpacking }
+        Self { json: json.to_vec(), payload, others: Vec::new(), blob: Sha256::new(), size: 0, unpacking }
     }
 
-    /// For a client that wrote the JSON in other bytes, too.
-    pub(super) fn with_other(self, json: &[u8]) -> Self {
-        Self { other: Some((json.to_vec(), payload_of(json))), ..self }
+    /// For clients that wrote the JSON in other bytes, too.
+    pub(super) fn with_others(self, jsons: Vec<Bytes>) -> Self {
+        let with_payload = |json: Bytes| {
+            let payload = payload_of(&json);
+            (json, payload)
+        };
+        Self { others: jsons.into_iter().map(with_payload).collect(), ..self }
     }
 
     /// The next bytes, as sent.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.payload.update(bytes);
-        if let Some((_, payload)) = &mut self.other {
+        for (_, payload) in &mut self.others {
             payload.update(bytes);
         }
         self.blob.update(bytes);
@@ -129,10 +137,11 @@ impl LayerSums {
             blob: self.blob.finalize().into(),
             diff_id,
             size: self.size,
-            content: members.as_ref().and_then(Sorted::content),
+            content: members.as_ref().and_then(|members| members.sum(&members.raw)),
+            tree: members.as_ref().and_then(|members| members.sum(&members.tree)),
             payload: self.payload.finalize().into(),
             tarsums: tarsums(&self.json),
-            other: self.other.map(|(json, payload)| (payload.finalize().into(), tarsums(&json))),
+            others: self.others.into_iter().map(|(json, payload)| (payload.finalize().into(), tarsums(&json))).collect(),
         }
     }
 }
@@ -155,9 +164,9 @@ impl Sums {
         headers(&self.payload, &self.tarsums)
     }
 
-    /// The same for a client whose JSON has other bytes; nothing if there is none.
+    /// The same for clients whose JSON has other bytes.
     pub(super) fn other_checksums(&self) -> Vec<String> {
-        self.other.as_ref().map(|(payload, tarsums)| headers(payload, tarsums)).unwrap_or_default()
+        self.others.iter().flat_map(|(payload, tarsums)| headers(payload, tarsums)).collect()
     }
 }
 
@@ -214,10 +223,36 @@ struct Members {
     /// The last member of each name, by a hash of the cleaned name.
     last: HashMap<[u8; 16], usize>,
     current: Sha256,
+    /// The member that is on its way as docker 0.10 to 1.12 write it, if it is written otherwise here.
+    current_usual: Option<Sha256>,
     /// Extended attributes of the member that is on its way.
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The sums of members that have any, with them.
+    raw: Kept,
+    tree: Kept,
+}
+
+/// Sums of members of which nothing is left out that unpacking takes from them.
+#[derive(Default)]
+struct Kept {
+    all: Vec<[u8; 32]>,
+    /// Those that have extended attributes, with them.
     with_xattrs: Vec<[u8; 32]>,
+}
+
+impl Kept {
+    fn add(&mut self, sum: [u8; 32], xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) {
+        self.all.push(sum);
+        if !xattrs.is_empty() {
+            let part = |bytes: &Vec<u8>| [&(bytes.len() as u64).to_be_bytes(), bytes.as_slice()].concat();
+            let start = Sha256::new().chain_update(sum);
+            let hash = xattrs.iter().fold(start, |hash, (name, value)| hash.chain_update(part(name)).chain_update(part(value)));
+            self.with_xattrs.push(hash.finalize().into());
+        }
+    }
+
+    fn sorted(self) -> Self {
+        Self { all: sorted(self.all), with_xattrs: sorted(self.with_xattrs) }
+    }
 }
 
 /// The sums of all members, in their own order.
@@ -225,14 +260,15 @@ struct Sorted {
     all: Vec<[u8; 32]>,
     /// Only the last of each name, if names repeat.
     last: Option<Vec<[u8; 32]>>,
-    with_xattrs: Vec<[u8; 32]>,
+    raw: Kept,
+    tree: Kept,
 }
 
 impl Members {
     fn sorted(self) -> Sorted {
         let repeats = self.last.len() < self.sums.len();
         let last = repeats.then(|| sorted(self.last.values().filter_map(|at| self.sums.get(*at)).copied().collect()));
-        Sorted { last, all: sorted(self.sums), with_xattrs: sorted(self.with_xattrs) }
+        Sorted { last, all: sorted(self.sums), raw: self.raw.sorted(), tree: self.tree.sorted() }
     }
 }
 
@@ -248,11 +284,11 @@ impl Sorted {
         std::iter::once(&self.all).chain(&self.last).map(|sums| tarsum(json, sums)).collect()
     }
 
-    /// The members and everything that unpacking takes from them. Where names repeat, it is their order that decides what
-    /// comes out, and that is not in here.
-    fn content(&self) -> Option<[u8; 32]> {
-        let start = Sha256::new().chain_update((self.all.len() as u64).to_be_bytes());
-        let hash = self.all.iter().chain(&self.with_xattrs).fold(start, |hash, sum| hash.chain_update(sum));
+    /// One sum over the members and everything that unpacking takes from them. Where names repeat, it is their order that
+    /// decides what comes out, and that is not in here.
+    fn sum(&self, kept: &Kept) -> Option<[u8; 32]> {
+        let start = Sha256::new().chain_update((kept.all.len() as u64).to_be_bytes());
+        let hash = kept.all.iter().chain(&kept.with_xattrs).fold(start, |hash, sum| hash.chain_update(sum));
         self.last.is_none().then(|| hash.finalize().into())
     }
 }
@@ -264,49 +300,84 @@ fn tarsum(json: &[u8], sums: &[[u8; 32]]) -> [u8; 32] {
 
 impl Events for Members {
     fn begin(&mut self, header: &Header) {
-        let mut hash = Sha256::new();
-        let mut field = |key: &str, value: &[u8]| {
-            hash.update(key);
-            hash.update(value);
-        };
-        field("name", &header.name);
-        field("mode", header.mode.to_string().as_bytes());
-        field("uid", header.uid.to_string().as_bytes());
-        field("gid", header.gid.to_string().as_bytes());
-        field("size", header.size.to_string().as_bytes());
-        field("mtime", header.mtime.to_string().as_bytes());
-        field("typeflag", &[header.typeflag]);
-        field("linkname", &header.linkname);
-        field("uname", &header.uname);
-        field("gname", &header.gname);
-        field("devmajor", header.devmajor.to_string().as_bytes());
-        field("devminor", header.devminor.to_string().as_bytes());
-        self.current = hash;
+        self.current = begun(header);
+        let usual = usual(header);
+        self.current_usual = (usual != *header).then(|| begun(&usual));
         self.xattrs.clone_from(&header.xattrs);
         self.last.insert(name_key(&header.name), self.sums.len());
     }
 
     fn content(&mut self, bytes: &[u8]) {
         self.current.update(bytes);
+        if let Some(usual) = &mut self.current_usual {
+            usual.update(bytes);
+        }
     }
 
     fn end(&mut self) {
         let sum: [u8; 32] = std::mem::take(&mut self.current).finalize().into();
+        let usual = self.current_usual.take().map_or(sum, |usual| usual.finalize().into());
+        let xattrs = std::mem::take(&mut self.xattrs);
         self.sums.push(sum);
-        if !self.xattrs.is_empty() {
-            let part = |bytes: &Vec<u8>| [&(bytes.len() as u64).to_be_bytes(), bytes.as_slice()].concat();
-            let start = Sha256::new().chain_update(sum);
-            let named = std::mem::take(&mut self.xattrs);
-            let hash = named.iter().fold(start, |hash, (name, value)| hash.chain_update(part(name)).chain_update(part(value)));
-            self.with_xattrs.push(hash.finalize().into());
-        }
+        self.raw.add(sum, &xattrs);
+        self.tree.add(usual, &xattrs);
     }
+}
+
+/// A member's sum as tarsum begins it.
+fn begun(header: &Header) -> Sha256 {
+    let mut hash = Sha256::new();
+    let mut field = |key: &str, value: &[u8]| {
+        hash.update(key);
+        hash.update(value);
+    };
+    field("name", &header.name);
+    field("mode", header.mode.to_string().as_bytes());
+    field("uid", header.uid.to_string().as_bytes());
+    field("gid", header.gid.to_string().as_bytes());
+    field("size", header.size.to_string().as_bytes());
+    field("mtime", header.mtime.to_string().as_bytes());
+    field("typeflag", &[header.typeflag]);
+    field("linkname", &header.linkname);
+    field("uname", &header.uname);
+    field("gname", &header.gname);
+    field("devmajor", header.devmajor.to_string().as_bytes());
+    field("devminor", header.devminor.to_string().as_bytes());
+    hash
+}
+
+/// The header that docker 0.10 to 1.12 would mostly write for this one: `a/b`, and `a/` for a directory; a mode that says what
+/// it is of; no names of users and groups, which unpacking never looks at; devices of devices only.
+fn usual(header: &Header) -> Header {
+    let typeflag = if header.typeflag == 0 { b'0' } else { header.typeflag };
+    let kind = match typeflag {
+        b'0' | b'1' => 0o100_000,
+        b'2' => 0o120_000,
+        b'3' => 0o020_000,
+        b'4' => 0o060_000,
+        b'5' => 0o040_000,
+        b'6' => 0o010_000,
+        _ => 0,
+    };
+    let mut name = parts(&header.name).collect::<Vec<_>>().join(&b'/');
+    if typeflag == b'5' {
+        name.push(b'/');
+    }
+    let linkname = if typeflag == b'1' { parts(&header.linkname).collect::<Vec<_>>().join(&b'/') } else { header.linkname.clone() };
+    let (devmajor, devminor) = if matches!(typeflag, b'3' | b'4') { (header.devmajor, header.devminor) } else { (0, 0) };
+    let (uname, gname) = (Vec::new(), Vec::new());
+    Header { name, mode: kind | (header.mode & 0o7777), typeflag, linkname, uname, gname, devmajor, devminor, ..header.clone() }
+}
+
+/// The parts of a path, without those that mean nothing.
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
 }
 
 /// `./a/` and `a` are one name.
 fn name_key(name: &[u8]) -> [u8; 16] {
     let mut hash = Sha256::new();
-    for part in name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")) {
+    for part in parts(name) {
         hash.update(part);
         hash.update(b"/");
     }

@@ -314,6 +314,23 @@ async fn dockers_of_different_versions_that_push_one_image_at_once_both_succeed_
 }
 
 #[tokio::test]
+async fn what_an_earlier_version_noted_of_a_push_is_in_nobodys_way() {
+    let fixture = fixture().await;
+    let image = id("shared");
+    let json = json_of(&image, None, "c");
+    for row in [&b""[..], b"{}", b"\xff\xff"] {
+        let mut batch = Batch::new();
+        for user in [ALICE, CAROL] {
+            batch.put(keys::v1_pushed(&old(), &image, user.name.unwrap()), Bytes::from_static(row));
+        }
+        fixture.registry.store.commit(batch).await.unwrap();
+        fixture.push(ALICE, &image, &json, &tar("content", "")).await.unwrap();
+        fixture.push(CAROL, &image, &json, &tar("content", "")).await.unwrap();
+    }
+    fixture.tag(CAROL, "alice/app", &image).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_promotion_finds_the_same_image_in_other_bytes_and_replaces_what_no_tag_leads_to() {
     let fixture = fixture().await;
     let older: RepositoryKey = "older".parse().unwrap();

@@ -14,7 +14,7 @@ use berth_storage::{Batch, Key, get_record, keys};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use self::synthesis::{Recipe, image_ids, recipe_of, schema1_images, schema1_json, v1_json};
+use self::synthesis::{Recipe, images, recipe_of, schema1_images, schema1_json, v1_json};
 use super::{ImageContent, ImageId};
 use crate::blobs::{BlobContent, damaged};
 use crate::details::{CONFIG_BYTES_MAX, child_for};
@@ -22,8 +22,12 @@ use crate::{Error, Registry, Result, empty_layer};
 
 mod synthesis;
 
-/// The rule by which ids are made of configs. Under those of the first, 0, an image of one user could show another's layers.
-const RULE: u8 = 1;
+/// The rule by which views are made. Under the ids of the first, 0, an image of one user could show another's layers; by 1,
+/// images without layers had no view.
+const RULE: u8 = 2;
+
+/// The first rule whose ids are those of today: what it shows is shown until it has been made anew.
+const SAFE_RULE: u8 = 1;
 
 /// Rows that one scan brings into memory.
 const SCAN_ENTRIES: usize = 1000;
@@ -92,8 +96,8 @@ impl Registry {
     async fn view_of(&self, (repository, image): (&RepositoryKey, &ImageName), bytes: &[u8]) -> Result<Option<View>> {
         let Some(Recipe { config, layers }) = recipe_of(bytes) else { return self.view_of_schema1((repository, image), bytes).await };
         let Some(text) = self.config_of(repository, image, &config).await? else { return Ok(None) };
-        let Some(ids) = image_ids(&text, &layers) else { return Ok(None) };
-        let images = ids.into_iter().zip(layers).map(|(id, layer)| ViewImage { id, layer: layer.digest, size: layer.size }).collect();
+        let Some(images) = images(&text, layers) else { return Ok(None) };
+        let images = images.into_iter().map(|(id, layer)| ViewImage { id, layer: layer.digest, size: layer.size }).collect();
         Ok(Some(View { config: Some(config), images, rule: RULE }))
     }
 
@@ -269,10 +273,10 @@ impl Registry {
         self.stored_view(repository, image, &child).await
     }
 
-    /// What is shown of a manifest. What an earlier version stored by another rule is not, until it has been made anew.
+    /// What is shown of a manifest. What was stored by a rule that was not safe is not, until it has been made anew.
     async fn stored_view(&self, repository: &RepositoryKey, image: &ImageName, digest: &Digest) -> Result<Option<View>> {
         let view = get_record::<View>(self.store.as_ref(), &keys::v1_view(repository, image, digest)).await?;
-        Ok(view.map(|(view, _)| view).filter(|view| view.rule == RULE))
+        Ok(view.map(|(view, _)| view).filter(|view| view.rule >= SAFE_RULE))
     }
 
     /// The V1 image with this id, through an image that is seen. Whichever that is, its content is the same.

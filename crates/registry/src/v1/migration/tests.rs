@@ -84,7 +84,11 @@ impl Fixture {
             json["parent"] = json!(id(parent));
         }
         json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        self.registry.put_v1_json(&old(), &id(number), json.to_string().into(), VIEWER, "pusher").await.unwrap();
+        self.push_json(number, json.to_string(), layer).await;
+    }
+
+    async fn push_json(&self, number: u8, json: String, layer: &[u8]) {
+        self.registry.put_v1_json(&old(), &id(number), json.into(), VIEWER, "pusher").await.unwrap();
         let body = stream::iter([Ok(Bytes::copy_from_slice(layer))]).boxed();
         self.registry.put_v1_layer(&old(), &id(number), body, VIEWER, "pusher").await.unwrap();
         let sums = self.registry.v1_row(&old(), &id(number)).await.unwrap().unwrap().0.layer.unwrap().checksums;
@@ -290,6 +294,37 @@ async fn a_dry_run_changes_nothing_and_says_what_would_be_done() {
     assert_eq!(fixture.stored_bytes(), before);
     assert!(fixture.registry.images(&new(), None, None, &|_| true).await.unwrap().names.is_empty());
     assert!(fixture.registry.receipts(&new(), Wanted::All, &|_| true, None).await.unwrap().receipts.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_of_every_tag_what_the_real_run_will_say() {
+    let fixture = fixture().await;
+    for (number, layer) in [(1, gzip(&tar("a", 100))), (2, tar("b", 100))] {
+        fixture.push_image(number, None, json!({}), &layer).await;
+    }
+    // Half a character: docker pushes and pulls it over V1, and no config can be made of it. With a layer that has to be
+    // packed anew and with one that doesn't.
+    for (number, layer) in [(3, gzip(&tar("c", 100))), (4, tar("d", 100))] {
+        fixture.push_json(number, format!(r#"{{"id":"{}","comment":"\ud83d"}}"#, id(number)), &layer).await;
+    }
+    for (tag, number) in [("good", 1), ("packed", 2), ("odd", 3), ("odd-packed", 4), ("taken", 1)] {
+        fixture.tag("library/app", tag, number).await;
+    }
+    // The target has one of the tags, and the caller may not move it.
+    fixture.migrate(order(Some("library/app"), Some("packed")), allow_all()).await;
+    let push = Push { existing: ExistingTag::Moves, holder: "" };
+    let manifest = fixture.registry.manifest(&new(), &"library/app".parse().unwrap(), &"packed".parse().unwrap()).await.unwrap();
+    let taken = "taken".parse().unwrap();
+    fixture.registry.put_manifest(&new(), &"library/app".parse().unwrap(), &taken, None, manifest.bytes, push).await.unwrap();
+    let said = async |dry_run| {
+        let allows: Allows = Arc::new(|_| Allowed::Yes(ExistingTag::Stays));
+        let job = fixture.migrate(MigrationOrder { dry_run, ..order(None, None) }, allows).await;
+        let failures: Vec<_> = job.failures.iter().map(|failure| (failure.tag.to_string(), failure.reason.clone())).collect();
+        (job.done.migrated, job.done.unchanged, job.done.failed, failures)
+    };
+    let (foreseen, happened) = (said(true).await, said(false).await);
+    assert_eq!(foreseen, happened);
+    assert_eq!((happened.0, happened.1, happened.2), (1, 1, 3), "{happened:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

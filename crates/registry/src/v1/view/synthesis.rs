@@ -8,9 +8,10 @@ use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::{ImageId, is_made_by_registry};
+use crate::empty_layer;
 use crate::hash::digest_of;
-use crate::json::{check_names, shapes};
-use crate::manifests::LAYER_TYPES;
+use crate::json::{check_names, or_empty, shapes};
+use crate::manifests::{LAYER_TYPES, is_image_config};
 
 /// What only V2 says.
 const V2_ONLY: [&str; 2] = ["rootfs", "history"];
@@ -26,6 +27,7 @@ pub(super) struct Recipe {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Layer {
+    #[serde(default, deserialize_with = "or_empty")]
     media_type: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
@@ -34,23 +36,29 @@ pub(super) struct Layer {
 #[derive(Deserialize)]
 struct WireManifest {
     config: WireConfig,
+    #[serde(default, deserialize_with = "or_empty")]
     layers: Vec<Layer>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct WireConfig {
+    #[serde(default, deserialize_with = "or_empty")]
+    media_type: String,
     digest: Digest,
 }
 
 #[derive(Deserialize)]
 struct Config {
     rootfs: RootFs,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     history: Vec<History>,
 }
 
 #[derive(Deserialize)]
 struct RootFs {
+    /// Docker leaves it out of the config of an image without layers.
+    #[serde(default, deserialize_with = "or_empty")]
     diff_ids: Vec<Digest>,
 }
 
@@ -67,16 +75,37 @@ struct History {
 /// What the manifest says, if it is an image with layers that V1 clients can take.
 pub(super) fn recipe_of(manifest: &[u8]) -> Option<Recipe> {
     let WireManifest { config, layers } = serde_json::from_slice(manifest).ok()?;
-    let fits = !layers.is_empty() && layers.iter().all(|layer| LAYER_TYPES.contains(&layer.media_type.as_str()));
+    let fits = is_image_config(&config.media_type) && layers.iter().all(|layer| LAYER_TYPES.contains(&layer.media_type.as_str()));
     fits.then_some(Recipe { config: config.digest, layers })
+}
+
+/// The layers that V1 clients are shown. A V1 image can't be without one: an image that has none is its config on the empty
+/// layer, which everybody has.
+fn shown_layers(layers: Vec<Layer>) -> Vec<Layer> {
+    if !layers.is_empty() {
+        return layers;
+    }
+    let media_type = LAYER_TYPES[0].to_owned();
+    vec![Layer { media_type, digest: empty_layer::digest(), size: empty_layer::bytes().len() as u64 }]
 }
 
 /// Names and values of a JSON, in the order in which they are written.
 type Fields = BTreeMap<String, Box<RawValue>>;
 
-/// The ids of the V1 images of a config and these layers, root first; none unless there are as many as the config says.
-pub(super) fn image_ids(config: &[u8], layers: &[Layer]) -> Option<Vec<ImageId>> {
-    let Config { rootfs, history } = serde_json::from_slice(config).ok()?;
+/// The V1 images of a config and these layers, root first, each with its layer; none unless there are as many as the config
+/// says.
+pub(super) fn images(config: &[u8], layers: Vec<Layer>) -> Option<Vec<(ImageId, Layer)>> {
+    let Config { rootfs, .. } = serde_json::from_slice(config).ok()?;
+    if rootfs.diff_ids.len() != layers.len() {
+        return None;
+    }
+    let layers = shown_layers(layers);
+    Some(image_ids(config, &layers)?.into_iter().zip(layers).collect())
+}
+
+/// The ids of the V1 images of a config and these layers, root first.
+fn image_ids(config: &[u8], layers: &[Layer]) -> Option<Vec<ImageId>> {
+    let Config { history, .. } = serde_json::from_slice(config).ok()?;
     // V2 clients would find other layers in it.
     check_names(config, &shapes::CONFIG).ok()?;
     let mut told = told(history);
@@ -86,7 +115,7 @@ pub(super) fn image_ids(config: &[u8], layers: &[Layer]) -> Option<Vec<ImageId>>
         let json = serde_json::to_string(&json).ok()?;
         ids.push(id_of("view of a config ", &layer.digest, ids.last(), &json)?);
     }
-    (!layers.is_empty() && rootfs.diff_ids.len() == layers.len()).then_some(ids)
+    Some(ids)
 }
 
 /// The id of a V1 image: a hash of all that it is. `kind` stands in front, so that no two rules make the same of two things.
@@ -250,9 +279,30 @@ mod tests {
         // What is claimed of layers is no part of them: the same images, whatever it is.
         let claims = text.replace(&digest(1).to_string(), &digest(3).to_string());
         assert_eq!(image_ids(claims.as_bytes(), &layers(&[11, 12])).unwrap(), ids);
-        assert_eq!(image_ids(&config(), &layers(&[11])), None);
-        for none in [r#"{"rootfs":{"diff_ids":[]}}"#, "{}", "[]", ""] {
-            assert_eq!(image_ids(none.as_bytes(), &[]), None, "{none}");
+        assert_eq!(images(&config(), layers(&[11])), None);
+        for none in ["{}", r#"{"rootfs":null}"#, "[]", ""] {
+            assert_eq!(images(none.as_bytes(), Vec::new()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn an_image_without_layers_is_its_config_on_the_empty_layer() {
+        for rootfs in [json!({ "type": "layers" }), json!({ "type": "layers", "diff_ids": null }), json!({ "diff_ids": [] })] {
+            let config = json!({ "os": "linux", "config": { "Labels": { "a": "b" } }, "rootfs": rootfs,
+                "history": [{ "created_by": "LABEL a=b", "empty_layer": true }] })
+            .to_string();
+            for lists in [json!({ "layers": [] }), json!({ "layers": null }), json!({})] {
+                let mut manifest = lists;
+                manifest["config"] = json!({ "mediaType": "application/octet-stream", "digest": digest(9) });
+                let Recipe { layers, .. } = recipe_of(manifest.to_string().as_bytes()).unwrap();
+                let shown = images(config.as_bytes(), layers).unwrap();
+                assert_eq!(shown.len(), 1);
+                let (id, layer) = &shown[0];
+                assert_eq!((layer.digest, layer.size), (empty_layer::digest(), 32));
+                let json: serde_json::Value = serde_json::from_slice(&v1_json(config.as_bytes(), (id, None), 0, 1).unwrap()).unwrap();
+                assert_eq!(json, json!({ "id": id, "os": "linux", "config": { "Labels": { "a": "b" } } }));
+            }
+            assert_eq!(images(config.as_bytes(), layers(&[1])), None);
         }
     }
 
@@ -319,7 +369,7 @@ mod tests {
         for other in [
             manifest("application/vnd.oci.image.layer.v1.tar+zstd"),
             manifest("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
-            json!({ "config": { "digest": digest(9) }, "layers": [] }).to_string(),
+            manifest(LAYER_TYPES[0]).replace(r#""config":{"#, r#""config":{"mediaType":"application/vnd.cncf.helm.config.v1+json","#),
             json!({ "manifests": [] }).to_string(),
         ] {
             assert_eq!(recipe_of(other.as_bytes()), None, "{other}");
@@ -330,7 +380,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), at in 0..4_usize) {
             let id = ImageId::from_bytes([1; 32]);
-            let _ = (recipe_of(&bytes), image_ids(&bytes, &layers(&[1])), v1_json(&bytes, (&id, None), at, 4));
+            let _ = (recipe_of(&bytes), images(&bytes, layers(&[1])), v1_json(&bytes, (&id, None), at, 4));
             let _ = (schema1_images(&bytes), schema1_json(&bytes, (&id, None), at));
         }
     }
