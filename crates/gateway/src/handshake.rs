@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use berth_names::Scheme;
+use berth_names::wire::API_PREFIXES;
 use berth_places::Place;
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 use pingora::protocols::Stream;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
@@ -30,6 +32,7 @@ use crate::framing::Understood;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::HandshakeFailure;
+use crate::refusal::{Api, in_form_of};
 use crate::slot::Slot;
 use crate::stream::{ClientStream, EncryptedStream, PlainStream};
 use crate::{acme, proxy_protocol, tls};
@@ -48,8 +51,10 @@ const HANDSHAKE_FAILURE: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 const ACCESS_DENIED: &[u8] = &[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
 /// For HTTP clients of an HTTPS port.
-const HTTPS_REQUIRED: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 51\r\nConnection: close\r\n\r\nThis port speaks HTTPS: use https:// in the address";
+const HTTPS_REQUIRED: &str = "This port speaks HTTPS: use https:// in the address";
+
+/// So much of what such a client sends is looked at for the path that it asks for, in bytes.
+const REQUEST_LINE_BYTES_MAX: usize = 2048;
 
 /// Finds out who connects, makes TLS of the connection if the listener speaks it, and applies the limits of the binding.
 /// `None` if that was all: a client of the wrong protocol has been told so, or an ACME server has seen what it wanted.
@@ -124,7 +129,8 @@ pub(crate) async fn establish(
         }
         (Scheme::Https, false) => {
             slot.metrics().handshake_failed(HandshakeFailure::PlainHttp);
-            say_goodbye(stream, HTTPS_REQUIRED).await;
+            let line = timeout(GOODBYE_MAX, request_line(&mut stream)).await.ok().and_then(Result::ok);
+            say_goodbye(stream, &https_required(&line.unwrap_or_default())).await;
             Ok(None)
         }
         (Scheme::Http, true) => {
@@ -196,6 +202,29 @@ async fn finish(start: StartHandshake<ClientStream>, config: Arc<ServerConfig>) 
             Err(error.into())
         }
     }
+}
+
+/// The first line that a client has sent, or as much of it as is looked at.
+async fn request_line(stream: &mut ClientStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < REQUEST_LINE_BYTES_MAX && stream.read(&mut byte).await? > 0 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    Ok(line)
+}
+
+/// The answer to an HTTP client of an HTTPS port: JSON to whoever asks for a registry or the REST API, which is not a person.
+fn https_required(line: &[u8]) -> Vec<u8> {
+    let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let is_rest = API_PREFIXES.iter().any(|prefix| target.starts_with(prefix.as_bytes()));
+    let (content_type, body) = match Api::of(target) {
+        Api::Other if !is_rest => ("text/plain", Bytes::from_static(HTTPS_REQUIRED.as_bytes())),
+        api => ("application/json", in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", HTTPS_REQUIRED)),
+    };
+    let length = body.len();
+    let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    [head.as_bytes(), &body].concat()
 }
 
 /// Sends a last message, after what has been written but not sent: the alert that says why a handshake failed. What the

@@ -210,14 +210,18 @@ impl Refusal {
 
     /// The body of the answer: JSON in the form of `api`.
     pub fn body(self, api: Api) -> Bytes {
-        let message = self.to_string();
-        let body = match api {
-            Api::V1 => json!({ "error": message }),
-            Api::V2 => json!({ "errors": [{ "code": self.code(), "message": message, "detail": null }] }),
-            Api::Other => json!({ "errors": [{ "status": self.status().as_u16(), "message": message }] }),
-        };
-        body.to_string().into()
+        in_form_of(api, self.status(), self.code(), &self.to_string())
     }
+}
+
+/// An error as JSON in the form of `api`.
+pub(crate) fn in_form_of(api: Api, status: StatusCode, code: &str, message: &str) -> Bytes {
+    let body = match api {
+        Api::V1 => json!({ "error": message }),
+        Api::V2 => json!({ "errors": [{ "code": code, "message": message, "detail": null }] }),
+        Api::Other => json!({ "errors": [{ "status": status.as_u16(), "message": message }] }),
+    };
+    body.to_string().into()
 }
 
 #[cfg(test)]

@@ -61,11 +61,12 @@ pub fn explain(authority: &Authority, console: &str, registries: &[String]) -> S
     }
     let _ = write!(
         text,
-        "\ndocker (1.3 and later; no restart needed)\n\
+        "\ndocker (1.7 and later; pull and push of 1.3 to 1.6 too; no restart needed)\n\
          \x20   mkdir -p /etc/docker/certs.d/{example}\n\
          \x20   cp berth-ca.pem /etc/docker/certs.d/{example}/ca.crt\n\
          \x20 One directory per registry, named exactly as in `docker pull {example}/…`, the port included unless it is 443.\n\n\
-         docker before 1.3: the trust store of the operating system (below), then restart docker.\n\n\
+         docker before 1.7: the trust store of the operating system (below), then restart docker. Before 1.3 there is nothing\n\
+         \x20 else; `docker login` of 1.3 to 1.6 looks only there, and so does 1.6 when it asks for a token before a pull or push.\n\n\
          docker without checking certificates (an attacker in between can read and change everything)\n\
          \x20 /etc/docker/daemon.json, docker 1.12 and later, then restart docker:\n\
          \x20   {{ \"insecure-registries\": [\"{example}\"] }}\n\
@@ -110,6 +111,8 @@ mod tests {
             "update-ca-certificates",
             "update-ca-trust",
             "    d.example\n",
+            "docker before 1.7: the trust store of the operating system",
+            "`docker login` of 1.3 to 1.6 looks only there",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

@@ -96,8 +96,24 @@ async fn a_plain_client_of_a_tls_port_is_told_what_to_do() {
     site.certificate("localhost");
     let port = free_port();
     let _gateway = site.start(&binding(port, "", "localhost", "r")).await;
-    let answer = Client::connect(port).await.get("/v2/", "localhost").await;
-    assert_eq!((answer.status, answer.text()), (400, "This port speaks HTTPS: use https:// in the address"));
+    const WHY: &str = "This port speaks HTTPS: use https:// in the address";
+    for (path, body) in [
+        ("/v2/", format!(r#"{{"errors":[{{"code":"UNSUPPORTED","detail":null,"message":"{WHY}"}}]}}"#)),
+        ("/v1/_ping", format!(r#"{{"error":"{WHY}"}}"#)),
+        ("/artifactory/api/system/ping", format!(r#"{{"errors":[{{"message":"{WHY}","status":400}}]}}"#)),
+        ("/", WHY.to_owned()),
+        ("/artifactory/docker-local/", WHY.to_owned()),
+        (&format!("/v2/{}", "a".repeat(5000)), format!(r#"{{"errors":[{{"code":"UNSUPPORTED","detail":null,"message":"{WHY}"}}]}}"#)),
+    ] {
+        let answer = Client::connect(port).await.get(path, "localhost").await;
+        assert_eq!((answer.status, answer.text()), (400, body.as_str()), "{path}");
+        let expected = if body == WHY { "text/plain" } else { "application/json" };
+        assert_eq!(answer.headers.get("content-type").map(|value| value.to_str().unwrap()), Some(expected), "{path}");
+    }
+    // Whoever sends half a line and waits is told, too.
+    let mut client = Client::connect(port).await;
+    client.send("GET /v2").await;
+    assert!(String::from_utf8_lossy(&client.rest().await).contains(WHY));
 }
 
 #[tokio::test]
