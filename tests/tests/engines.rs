@@ -54,6 +54,41 @@ fn docker_logs_in_pushes_pulls_and_runs_and_two_ports_stay_apart() {
 }
 
 #[test]
+fn docker_is_told_at_once_and_in_words_what_is_wrong() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let root = busybox_root(directory.path());
+    let docker = Engine::start(&registry.ca(), &[registry.first, registry.open, registry.v1]);
+    let at = |port: u16| format!("localhost:{port}/team/hello:1");
+    // What it says, and how long it takes to say it: a refusal that it tries again takes 50 seconds.
+    let refused = |arguments: &[&str]| {
+        let begun = std::time::Instant::now();
+        let output = docker.run(arguments);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}: {said}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{arguments:?} took {:?}: {said}", begun.elapsed());
+        said
+    };
+    for port in [registry.first, registry.open, registry.v1] {
+        docker.must(&["import", root.to_str().unwrap(), &at(port)]);
+    }
+    // Without a login: where pulling needs one, and where it doesn't.
+    for port in [registry.first, registry.open] {
+        let said = refused(&["push", &at(port)]);
+        assert!(said.contains("denied: requested access to the resource is denied"), "{said}");
+    }
+    let said = refused(&["pull", &format!("localhost:{}/team/nothing:1", registry.first)]);
+    assert!(said.contains("pull access denied") && said.contains("may require 'docker login'"), "{said}");
+    let said = refused(&["login", "-u", "admin", "-p", "no", &format!("localhost:{}", registry.first)]);
+    assert!(said.contains("unauthorized: wrong user name, password or token"), "{said}");
+    // At a port that speaks V1 it can't do anything, and says so.
+    for action in ["pull", "push"] {
+        let said = refused(&[action, &at(registry.v1)]);
+        assert!(said.contains("this repository speaks Docker V1"), "{said}");
+    }
+}
+
+#[test]
 fn skopeo_copies_both_formats_there_and_back() {
     let registry = Registry::start();
     let directory = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod credentials;
 mod demand;
+mod docker;
 mod errors;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -195,6 +196,7 @@ impl Service {
             },
             // Open to all, and the same wherever one asks: docker never sends credentials with it.
             Ok(Prepared::Ping) => v1::ping(),
+            Ok(Prepared::LoggedIn) => v2::base().with(v2::API_VERSION, "registry/2.0"),
             Ok(Prepared::All(request)) => {
                 request.answer().await.unwrap_or_else(|error| errors::of_v2(&error)).with(v2::API_VERSION, "registry/2.0")
             }

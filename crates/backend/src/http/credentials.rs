@@ -83,7 +83,7 @@ impl Credentials {
         if !scheme.eq_ignore_ascii_case("basic") {
             return Self::Invalid;
         }
-        let decoded = BASE64.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let decoded = BASE64.decode(rest.trim()).ok().map(text_of);
         match decoded.as_deref().and_then(|text| text.split_once(':')) {
             Some(("", _)) => Self::None,
             Some((user, password)) => Self::Basic(user.to_owned(), Secret::new(password)),
@@ -104,6 +104,12 @@ impl Credentials {
     }
 }
 
+/// The text that a client means: UTF-8, or Latin-1 as older ones and browsers send it. Bytes of Latin-1 with a letter beyond
+/// ASCII are hardly ever UTF-8, and no character has two meanings.
+fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| error.as_bytes().iter().copied().map(char::from).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +118,14 @@ mod tests {
     fn basic_is_a_user_and_a_password_that_may_hold_colons() {
         for (header, user, password) in [("Basic YTpiOmM=", "a", "b:c"), ("basic YTpiOmM", "a", "b:c"), ("Basic YTo=", "a", "")] {
             assert_eq!(Credentials::parse(header), Credentials::Basic(user.to_owned(), Secret::new(password)), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_name_and_a_password_may_come_in_utf_8_or_latin_1() {
+        for bytes in ["grün:Straße".as_bytes(), b"gr\xfcn:Stra\xdfe"] {
+            let header = format!("Basic {}", BASE64.encode(bytes));
+            assert_eq!(Credentials::parse(&header), Credentials::Basic("grün".to_owned(), Secret::new("Straße")), "{header}");
         }
     }
 

@@ -16,7 +16,8 @@ pub(crate) enum Demand<'r> {
     Nothing,
     /// To have logged in.
     Account,
-    /// To have some right in the repository. A client that pings must be asked for its password, or it never sends one.
+    /// To have logged in, or to have some right in the repository without it. A client that pings must be asked for its
+    /// password, or it never sends one; and whoever has given the right one has logged in, whatever they may do then.
     Ping,
     /// To have some right in the repository; the answer shows only what the caller may read.
     List,
@@ -85,9 +86,8 @@ pub(crate) fn decide(demand: Demand<'_>, caller: &Caller, repository: &Repositor
         Demand::Account if caller.is_anonymous() => Err(Denied::LogIn),
         Demand::Account => Ok(()),
         Demand::Ping => {
-            let asks_first =
-                caller.is_anonymous() && !caller.shows_signed_token() && repository.challenge == berth_registry::Challenge::Bearer;
-            if nowhere || asks_first { denied(Denied::Forbidden) } else { Ok(()) }
+            let asks_first = !caller.shows_signed_token() && repository.challenge == berth_registry::Challenge::Bearer;
+            if caller.is_anonymous() && (nowhere || asks_first) { Err(Denied::LogIn) } else { Ok(()) }
         }
         Demand::List | Demand::ById if nowhere => denied(Denied::Hidden),
         Demand::List if !caller.may_list() => Err(Denied::OtherToken),

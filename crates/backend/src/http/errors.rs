@@ -3,14 +3,29 @@
 use berth_registry::{Error, access};
 use http::StatusCode;
 use http::header::{CONNECTION, RETRY_AFTER};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::docker::Docker;
 use super::respond::{Answer, With, json, whole};
 use super::route::Api;
 
+/// How a name and a password are asked for: in UTF-8 (RFC 7617), which is what clients differ in.
+pub(crate) const BASIC_CHALLENGE: &str = "Basic realm=\"Berth\", charset=\"UTF-8\"";
+
 /// V2: `{"errors":[{"code","message","detail"}]}`.
 pub(crate) fn v2(status: StatusCode, code: &str, message: &str) -> Answer {
-    json(status, &json!({ "errors": [{ "code": code, "message": message, "detail": null }] }))
+    v2_with(status, code, message, &Value::Null)
+}
+
+/// V2, with a detail. Docker's own text without one decodes to a bare code, which docker 1.12 to 20.10 try again for 50 s.
+pub(crate) fn v2_with(status: StatusCode, code: &str, message: &str, detail: &Value) -> Answer {
+    json(status, &json!({ "errors": [{ "code": code, "message": message, "detail": detail }] }))
+}
+
+/// A refusal by the token service: as V2, and its text once more where docker's client looks first. A list of errors leads
+/// newer dockers at `localhost` on to plain HTTP, and what they then report is that this was no use.
+pub(crate) fn of_token_service(status: StatusCode, code: &str, message: &str) -> Answer {
+    json(status, &json!({ "errors": [{ "code": code, "message": message, "detail": null }], "details": message }))
 }
 
 /// V1: `{"error":"text"}`, flat: docker prints a parse error in place of anything else.
@@ -31,14 +46,33 @@ pub(crate) fn unknown_repository(api: Api) -> Answer {
     }
 }
 
-/// What a V2 request gets on a V1 repository: docker 1.10 to 1.12 fall back to V1 at once only if a 404
-/// is not JSON and has no V2 header (protocol reference §4.5).
-pub(crate) fn v2_on_v1_repository() -> Answer {
-    whole(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n".into())
+/// What docker 1.5 hears, which calls layers by sums of their members when it pushes over V2.
+pub(crate) const NO_TARSUMS: &str =
+    "tarsums name nothing over V2, which docker 1.5 had in an early form: push with docker 1.6 or newer, or to a repository that speaks V1";
+
+/// What a V2 request gets on a V1 repository. Docker 1.10 to 17.05 go on to V1 at once only if a 404 is not JSON and has no V2
+/// header (protocol reference §4.5). Everybody else reads the error, and shows it; by its code, those that could still go on
+/// to V1 do.
+pub(crate) fn v2_on_v1_repository(docker: Option<Docker>) -> Answer {
+    if docker.is_some_and(|docker| (Docker(1, 10)..Docker(17, 6)).contains(&docker)) {
+        return whole(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n".into());
+    }
+    let message =
+        "this repository speaks Docker V1; use docker 1.12 or older, or a repository that speaks V2, to which images can be migrated";
+    v2(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)
 }
 
 /// A registry's refusal to a V2 client.
 pub(crate) fn of_v2(error: &Error) -> Answer {
+    in_v2(error, v2)
+}
+
+/// A registry's refusal to whoever asks for a token.
+pub(crate) fn of_token(error: &Error) -> Answer {
+    in_v2(error, of_token_service)
+}
+
+fn in_v2(error: &Error, form: impl Fn(StatusCode, &str, &str) -> Answer) -> Answer {
     let (status, code) = match error {
         Error::RepositoryUnknown(_) | Error::ImageUnknown(_) | Error::ItemUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Error::PropertyInvalid(_) | Error::SearchInvalid(_) | Error::PositionInvalid => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
@@ -79,9 +113,9 @@ pub(crate) fn of_v2(error: &Error) -> Answer {
         | Error::V1ChecksumMismatch
         | Error::V1ChecksumMissing
         | Error::V1TagUnknown(_) => (StatusCode::NOT_FOUND, "UNSUPPORTED"),
-        Error::Storage(_) | Error::Internal(_) => return internal(error, |status, message| v2(status, "UNKNOWN", message)),
+        Error::Storage(_) | Error::Internal(_) => return internal(error, |status, message| form(status, "UNKNOWN", message)),
     };
-    advise(v2(status, code, &error.to_string()), error)
+    advise(form(status, code, &error.to_string()), error)
 }
 
 /// A registry's refusal to a V1 client. The texts are those of the original registry, which tools compare.

@@ -12,6 +12,7 @@ use super::all::AllCall;
 use super::call::Call;
 use super::credentials::{Credentials, Secret};
 use super::demand::{self, Denied};
+use super::docker::Docker;
 use super::held::{Arrival, Full, Held};
 use super::origin::ClientView;
 use super::params::Query;
@@ -41,6 +42,7 @@ impl Head {
 /// A request that may go on.
 pub(super) enum Prepared {
     Ping,
+    LoggedIn,
     Docker(Box<Call>, Route),
     All(Box<AllCall>),
     Token(Box<TokenRequest>),
@@ -83,11 +85,12 @@ impl Service {
             Query::parse(uri.query()).map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "the query can't be read"))?;
         if peer != Peer::Operator {
             // The form that asks for a token brings its credentials with it, and nobody has seen them yet.
-            let is_form = method == Method::POST && matches!(&target, route::Target::Docker(target) if target.is_token());
+            let is_token = matches!(&target, route::Target::Docker(target) if target.is_token());
+            let is_form = is_token && method == Method::POST;
             let is_stranger = is_form || matches!(credentials, Credentials::None);
             let (has_body, work) = (announces_body(&headers), Work::of(method.as_str(), uri.path()));
             let arrival = Arrival { client: view.remote.address(), is_stranger, has_body, work };
-            self.places.take(arrival, held).map_err(|full| too_many(api, full))?;
+            self.places.take(arrival, held).map_err(|full| too_many(api, is_token, full))?;
         }
         match &target {
             route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {
@@ -127,7 +130,7 @@ impl Service {
         // At an address of all, one that speaks V1 is as good as not there.
         let repository = repository.filter(|repository| !place.is_of_all() || repository.api_version == ApiVersion::V2);
         if let (Api::V2, Some(ApiVersion::V1)) = (api, repository.as_ref().map(|repository| repository.api_version)) {
-            return Err(Box::new(errors::v2_on_v1_repository()));
+            return Err(Box::new(errors::v2_on_v1_repository(Docker::of(&headers))));
         }
         let mut route = target.route(&method).map_err(|refusal| refuse(api, refusal))?;
         if let (Some(repository), Route::V1(asked)) = (&repository, &mut route)
@@ -146,16 +149,21 @@ impl Service {
         }
         let how = challenge_at(&place, repository.as_deref());
         let caller = self.identify(Some((&place, &route)), how, &view, credentials, event).await?;
+        let ask = Ask { how, error: token_error(&caller, &route, &headers) };
         if place == Place::All {
             let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
             let (registry, user_agent) = (Arc::clone(&self.registry), first(&headers, USER_AGENT).unwrap_or_default().to_owned());
             let call = AllCall { registry, repositories, caller, policy, view, query, user_agent, lists: route == Route::V2(V2::Catalog) };
             return match call.decide() {
                 Ok(()) => Ok(Prepared::All(Box::new(call))),
-                Err(denied) => Err(Box::new(self.denial(denied, api, how, &call.view, (&place, &route)))),
+                Err(denied) => Err(Box::new(self.denial(denied, api, ask, &call.view, (&place, &route)))),
             };
         }
-        let (policy, repository) = self.admit(api, repository, &caller, (&place, &route), &view).await?;
+        if repository.is_none() && route == Route::V2(V2::Base) && !caller.is_anonymous() && !caller.is_admin() {
+            // What is not there looks like what the caller has no right in: logging in succeeds.
+            return Ok(Prepared::LoggedIn);
+        }
+        let (policy, repository) = self.admit((api, ask), repository, &caller, (&place, &route), &view).await?;
         if repository.api_version == ApiVersion::V2
             && let Route::V1(asked) = &route
         {
@@ -170,7 +178,7 @@ impl Service {
     async fn identify(
         &self,
         target: Option<(&Place, &Route)>,
-        challenge: Challenge,
+        how: Challenge,
         view: &ClientView,
         credentials: Credentials,
         event: &mut Event,
@@ -202,7 +210,7 @@ impl Service {
             Ok(None) => {
                 // An old token is to be replaced by a new one, not by asking the user again.
                 let error = matches!(credentials, Credentials::Bearer(_)).then_some("invalid_token");
-                Err(Box::new(unauthorized(api, challenge, view, None, error, "wrong user name, password or token")))
+                Err(Box::new(unauthorized(api, Ask { how, error }, view, None, "wrong user name, password or token")))
             }
             Err(error) => Err(Box::new(of(api, &error))),
         }
@@ -211,14 +219,13 @@ impl Service {
     /// The repository, if the caller may do there what the route demands.
     async fn admit(
         &self,
-        api: Api,
+        (api, ask): (Api, Ask),
         repository: Option<Arc<Repository>>,
         caller: &Caller,
         (place, route): (&Place, &Route),
         view: &ClientView,
     ) -> Result<(Arc<Policy>, Arc<Repository>), Box<Answer>> {
         let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
-        let how = challenge_at(place, repository.as_deref());
         let demand = demand::demand(route);
         let denied = match repository {
             Some(repository) => match demand::decide(demand, caller, &repository, &policy) {
@@ -233,23 +240,39 @@ impl Service {
             // What is not there looks like what the caller has no right in.
             None if caller.is_admin() => return Err(Box::new(errors::unknown_repository(api))),
             None if caller.is_anonymous() => Denied::LogIn,
-            None if demand == demand::Demand::Ping => Denied::Forbidden,
             None => Denied::Hidden,
         };
-        Err(Box::new(self.denial(denied, api, how, view, (place, route))))
+        Err(Box::new(self.denial(denied, api, ask, view, (place, route))))
     }
 
     /// What whoever may not go on hears.
-    fn denial(&self, denied: Denied, api: Api, how: Challenge, view: &ClientView, asked: (&Place, &Route)) -> Answer {
+    fn denial(&self, denied: Denied, api: Api, ask: Ask, view: &ClientView, asked: (&Place, &Route)) -> Answer {
         match denied {
-            Denied::LogIn => unauthorized(api, how, view, Some(asked), None, "authentication required"),
-            Denied::OtherToken => {
-                unauthorized(api, how, view, Some(asked), Some("insufficient_scope"), "the token was not issued for this")
-            }
+            Denied::LogIn => unauthorized(api, ask, view, Some(asked), "authentication required"),
+            Denied::OtherToken => unauthorized(api, ask, view, Some(asked), "the token was not issued for this"),
             Denied::Hidden if self.hide_unauthorized => demand::as_if_absent(asked.1),
             Denied::Hidden | Denied::Forbidden => *in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "you may not do this here"),
         }
     }
+}
+
+/// How whoever is refused is asked for credentials.
+#[derive(Clone, Copy)]
+struct Ask {
+    how: Challenge,
+    /// What is wrong with the token that was shown, in the words of RFC 6750.
+    error: Option<&'static str>,
+}
+
+/// What a signed token is told that is not enough. Docker 1.13 to 17.05 take that for "not found" when they pull, and then
+/// don't ask their user to log in, as they do if nothing is said.
+fn token_error(caller: &Caller, route: &Route, headers: &HeaderMap) -> Option<&'static str> {
+    if !caller.shows_signed_token() {
+        return None;
+    }
+    let pulls = matches!(demand::demand(route), demand::Demand::Image(_, Right::Read));
+    let mistakes = pulls && Docker::of(headers).is_some_and(|docker| (Docker(1, 13)..Docker(17, 6)).contains(&docker));
+    (!mistakes).then_some("insufficient_scope")
 }
 
 /// How to ask for credentials. At an address of all repositories they must be asked for in one way, and only tokens let
@@ -276,12 +299,13 @@ fn announces_body(headers: &HeaderMap) -> bool {
 }
 
 /// What a request hears for which there is no place.
-fn too_many(api: Api, full: Full) -> Box<Answer> {
+fn too_many(api: Api, is_token: bool, full: Full) -> Box<Answer> {
     let (status, code, message) = match full {
         Full::Client => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many requests at once: try again in a moment"),
         Full::Strangers => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is busy: log in, or try again in a moment"),
     };
-    Box::new(in_form_of(api, status, code, message).with(RETRY_AFTER, "1"))
+    let answer = if is_token { errors::of_token_service(status, code, message) } else { *in_form_of(api, status, code, message) };
+    Box::new(answer.with(RETRY_AFTER, "1"))
 }
 
 fn first(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
@@ -305,19 +329,12 @@ fn of(api: Api, error: &Error) -> Answer {
     }
 }
 
-fn unauthorized(
-    api: Api,
-    how: Challenge,
-    view: &ClientView,
-    asked: Option<(&Place, &Route)>,
-    error: Option<&str>,
-    message: &str,
-) -> Answer {
-    let answer = in_form_of(api, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
-    match api {
-        Api::V2 => token::challenge(*answer, how, view, asked, error).with(v2::API_VERSION, "registry/2.0"),
-        Api::V1 | Api::Rest => answer.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\""),
+fn unauthorized(api: Api, ask: Ask, view: &ClientView, asked: Option<(&Place, &Route)>, message: &str) -> Answer {
+    if api == Api::V2 {
+        let answer = errors::v2_with(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message, &token::detail(asked));
+        return token::challenge(answer, ask.how, view, asked, ask.error).with(v2::API_VERSION, "registry/2.0");
     }
+    in_form_of(api, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message).with(WWW_AUTHENTICATE, errors::BASIC_CHALLENGE)
 }
 
 fn refuse(api: Api, refusal: Refusal) -> Box<Answer> {
@@ -328,6 +345,7 @@ fn refuse(api: Api, refusal: Refusal) -> Box<Answer> {
         Refusal::InvalidName => (StatusCode::BAD_REQUEST, "NAME_INVALID", "the image name is invalid"),
         Refusal::InvalidTag => (StatusCode::BAD_REQUEST, "TAG_INVALID", "the tag is invalid"),
         Refusal::InvalidDigest => (StatusCode::BAD_REQUEST, "DIGEST_INVALID", "the digest is invalid or of an unknown algorithm"),
+        Refusal::UnknownTarsum => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN", errors::NO_TARSUMS),
         Refusal::UnknownUpload => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "upload is not known"),
         Refusal::InvalidAccountName => {
             (StatusCode::BAD_REQUEST, "NAME_INVALID", "a name has lower-case letters, digits, '.', '_', '-' and '@'")

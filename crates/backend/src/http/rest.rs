@@ -357,7 +357,7 @@ pub(crate) async fn handle(call: &RestCall, body: Body) -> Answer {
 
 /// What a stranger hears who could get further by logging in.
 fn log_in() -> Answer {
-    errors::rest(StatusCode::UNAUTHORIZED, "authentication required").with(WWW_AUTHENTICATE, "Basic realm=\"Berth\"")
+    errors::rest(StatusCode::UNAUTHORIZED, "authentication required").with(WWW_AUTHENTICATE, errors::BASIC_CHALLENGE)
 }
 
 /// The repository, if the caller may know that it is there.

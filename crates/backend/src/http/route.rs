@@ -126,6 +126,8 @@ pub(crate) enum Refusal {
     InvalidTag,
     /// The digest is none.
     InvalidDigest,
+    /// The digest is a tarsum, as docker 1.5 calls layers over V2: there is no such blob.
+    UnknownTarsum,
     /// The upload id is none, so there is no such upload.
     UnknownUpload,
     /// The name of a user, group or permission target is none.
@@ -401,6 +403,9 @@ fn v2(method: &Method, rest: &str) -> Result<V2, Refusal> {
         };
     }
     if let Some(name) = front.strip_suffix("/blobs") {
+        if is_tarsum(last) {
+            return Err(image(name).err().unwrap_or(Refusal::UnknownTarsum));
+        }
         let (image, digest) = (image(name)?, digest(last)?);
         return match *method {
             Method::GET => Ok(V2::GetBlob { image, digest }),
@@ -512,6 +517,11 @@ fn v1_name(name: &str) -> Result<ImageName, Refusal> {
 
 fn parse_tag(tag: &str) -> Result<Tag, Refusal> {
     tag.parse().map_err(|_| Refusal::InvalidTag)
+}
+
+/// Whether a text is what docker 1.5 has for a layer's digest: `tarsum.v1+sha256:…`, of one version of tarsum or another.
+pub(crate) fn is_tarsum(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(algorithm, _)| algorithm == "tarsum+sha256" || algorithm.starts_with("tarsum."))
 }
 
 fn digest(text: &str) -> Result<Digest, Refusal> {

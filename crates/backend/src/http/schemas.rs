@@ -1,7 +1,9 @@
 //! Which schemas of manifests a client understands.
 
 use http::HeaderMap;
-use http::header::{ACCEPT, USER_AGENT};
+use http::header::ACCEPT;
+
+use super::docker::Docker;
 
 /// What docker 1.6 to 1.9 understand.
 const SCHEMA1: [&str; 2] =
@@ -22,7 +24,8 @@ pub(crate) fn only_schema1(headers: &HeaderMap) -> bool {
     if names(&LATER) {
         return false;
     }
-    names(&SCHEMA1) || headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).is_some_and(is_old_docker)
+    // None of these dockers sends `Accept`.
+    names(&SCHEMA1) || Docker::of(headers).is_some_and(|docker| (Docker(1, 6)..Docker(1, 10)).contains(&docker))
 }
 
 /// Whether a client says that it understands schema 1 but not what is stored: docker 1.10 to 1.13 do of OCI's manifests.
@@ -36,16 +39,10 @@ fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim())
 }
 
-/// Whether it is docker 1.6 to 1.9. None of them sends `Accept`.
-fn is_old_docker(user_agent: &str) -> bool {
-    let Some(version) = user_agent.strip_prefix("docker/1.") else { return false };
-    let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
-    matches!(&version[..end], "6" | "7" | "8" | "9")
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use http::header::USER_AGENT;
 
     use super::*;
 

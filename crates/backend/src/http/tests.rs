@@ -16,6 +16,7 @@ mod browse;
 mod classes;
 mod conformance;
 mod described;
+mod dockers;
 mod life;
 mod migration;
 mod places;
@@ -213,7 +214,7 @@ async fn v2_asks_for_a_password_and_takes_only_the_right_one() {
     let backend = Backend::start().await;
     let challenge = backend.send("GET", "@docker-v2/v2/", &[("Authorization", "")], b"").await;
     assert_eq!(challenge.refusal(), (401, "UNAUTHORIZED".into()));
-    assert_eq!(challenge.header("WWW-Authenticate"), Some("Basic realm=\"Berth\""));
+    assert_eq!(challenge.header("WWW-Authenticate"), Some("Basic realm=\"Berth\", charset=\"UTF-8\""));
     assert_eq!(challenge.header("Docker-Distribution-Api-Version"), Some("registry/2.0"));
     assert_eq!(backend.get("@docker-v2/v2/").await.status, 200);
     for wrong in ["Basic YWRtaW46d3Jvbmc=", "Basic bm9ib2R5Ong=", "Basic !", "Digest x"] {
@@ -519,7 +520,8 @@ async fn an_open_repository_is_pulled_by_anybody_and_pushed_by_users() {
 async fn the_wrong_protocol_is_told_so_in_the_way_its_clients_need() {
     let backend = Backend::start().await;
     for path in ["@docker-v1/v2/", "@docker-v1/v2", "@docker-v1/v2/a/manifests/1"] {
-        let reply = backend.send("GET", path, &[("Authorization", "")], b"").await;
+        let docker = ("User-Agent", "docker/1.12.6 go/go1.6.4 git-commit/78d1802 os/linux arch/amd64");
+        let reply = backend.send("GET", path, &[("Authorization", ""), docker], b"").await;
         assert_eq!((reply.status, reply.header("Content-Type")), (404, Some("text/plain; charset=utf-8")));
         assert_eq!(reply.header("Docker-Distribution-Api-Version"), None);
         assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_err());

@@ -7,7 +7,7 @@ use berth_registry::access::{Access, Audience, Caller, Grant, Grants, Issued, Ri
 use berth_registry::{Body, Challenge, Error, Repositories};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body::{Unreadable, read_limited};
 use super::call::Call;
@@ -28,7 +28,7 @@ const SCOPES_MAX: usize = 64;
 /// Adds how to log in to a refusal over V2.
 pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, asked: Option<(&Place, &Route)>, error: Option<&str>) -> Answer {
     if how == Challenge::Basic {
-        return answer.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\"");
+        return answer.with(WWW_AUTHENTICATE, errors::BASIC_CHALLENGE);
     }
     let mut text = format!("Bearer realm=\"{}{}v2/token\",service=\"{}\"", view.origin, view.root(), view.origin.authority());
     if let Some(scope) = asked.and_then(|(place, route)| scope_of(place, route)) {
@@ -38,6 +38,17 @@ pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, asked
         text += &format!(",error=\"{error}\"");
     }
     answer.with(WWW_AUTHENTICATE, text)
+}
+
+/// The detail of a refusal, as docker's own registry gives it: what would have been needed, one entry for each action.
+pub(crate) fn detail(asked: Option<(&Place, &Route)>) -> Value {
+    let scopes = asked.and_then(|(place, route)| scope_of(place, route)).unwrap_or_default();
+    let needed = scopes.split(' ').filter_map(|scope| {
+        let (kind, rest) = scope.split_once(':')?;
+        let (name, actions) = rest.rsplit_once(':')?;
+        Some(actions.split(',').map(move |action| json!({ "Type": kind, "Class": "", "Name": name, "Action": action })))
+    });
+    needed.flatten().collect()
 }
 
 /// What a token for the route must be asked for.
@@ -103,12 +114,12 @@ pub(crate) async fn serve(asking: &Asking<'_>, credentials: Credentials, query: 
     let caller = match identify(asking, &request, &audience).await {
         Ok(Some(caller)) => caller,
         Ok(None) => {
-            let refused = errors::v2(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "wrong user name, password or token");
-            return Served { answer: refused.with(WWW_AUTHENTICATE, "Basic realm=\"Berth\""), caller: None, shown };
+            let refused = errors::of_token_service(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "wrong user name, password or token");
+            return Served { answer: refused.with(WWW_AUTHENTICATE, errors::BASIC_CHALLENGE), caller: None, shown };
         }
-        Err(error) => return Served { answer: errors::of_v2(&error), caller: None, shown },
+        Err(error) => return Served { answer: errors::of_token(&error), caller: None, shown },
     };
-    let answer = issue(asking, &caller, &audience, request).await.unwrap_or_else(|error| errors::of_v2(&error));
+    let answer = issue(asking, &caller, &audience, request).await.unwrap_or_else(|error| errors::of_token(&error));
     Served { answer, caller: Some(caller), shown }
 }
 
@@ -141,11 +152,13 @@ async fn issue(asking: &Asking<'_>, caller: &Caller, audience: &Audience, reques
 
 /// The OAuth2 form of docker 1.11 and later, containerd, and others.
 async fn read_form(body: Body, credentials: Credentials, place: &Place) -> Result<Request, Answer> {
-    let bad = |message: &str| errors::v2(StatusCode::BAD_REQUEST, "UNSUPPORTED", message);
+    let bad = |message: &str| errors::of_token_service(StatusCode::BAD_REQUEST, "UNSUPPORTED", message);
     let bytes = match read_limited(body, FORM_BYTES_MAX).await {
         Ok(bytes) => bytes,
-        Err(Unreadable::TooLarge) => return Err(errors::v2(StatusCode::PAYLOAD_TOO_LARGE, "UNSUPPORTED", "the form is too large")),
-        Err(Unreadable::Interrupted) => return Err(errors::of_v2(&Error::Interrupted)),
+        Err(Unreadable::TooLarge) => {
+            return Err(errors::of_token_service(StatusCode::PAYLOAD_TOO_LARGE, "UNSUPPORTED", "the form is too large"));
+        }
+        Err(Unreadable::Interrupted) => return Err(errors::of_token(&Error::Interrupted)),
     };
     let form =
         std::str::from_utf8(&bytes).ok().and_then(|text| Query::parse(Some(text)).ok()).ok_or_else(|| bad("the form can't be read"))?;
@@ -170,14 +183,18 @@ async fn read_form(body: Body, credentials: Credentials, place: &Place) -> Resul
     })
 }
 
-/// What is asked for: `repository:<image>:<actions>` and `registry:catalog:*`, separated by blanks.
+/// What is asked for: `repository:<image>:<actions>` and `registry:catalog:*`, separated by blanks. A class behind the kind
+/// makes no difference: docker 1.13 to 19.03 ask for `repository(plugin):…` to push a plugin. In front of an image's name
+/// there may be the host and port that the client used, which belong to no name.
 ///
 /// What can't be read is not granted, and is no error: clients ask for kinds of things that we don't have.
 fn parse_scopes(text: &str, place: &Place) -> Grants {
     let mut grants = Grants::default();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()).take(SCOPES_MAX) {
         let Some((kind, rest)) = scope.split_once(':') else { continue };
+        let kind = kind.strip_suffix(')').and_then(|kind| kind.split_once('(')).map_or(kind, |(kind, _class)| kind);
         let Some((name, actions)) = rest.rsplit_once(':') else { continue };
+        let name = name.split_once('/').filter(|(host, _)| has_port(host)).map_or(name, |(_, name)| name);
         match (kind, place.image_named(name)) {
             ("repository", Some((repository, image))) => {
                 let rights = actions.split(',').fold(Rights::NONE, |rights, action| rights | rights_for(action));
@@ -188,6 +205,11 @@ fn parse_scopes(text: &str, place: &Place) -> Grants {
         }
     }
     grants
+}
+
+/// Whether this is a host with a port, which no part of an image's name can be.
+fn has_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 fn rights_for(action: &str) -> Rights {
@@ -222,11 +244,32 @@ mod tests {
         assert!(grants.catalog);
         let seen: Vec<_> = grants.images.iter().map(|grant| (grant.image.as_str(), grant.rights.to_string())).collect();
         assert_eq!(seen, [("team/app", "rw".to_owned()), ("x", "d".to_owned())]);
-        for strange in
-            ["", "repository", "repository:UPPER:pull", "repository:a/../b:pull", "registry:other:*", "repository(plugin):a:pull", "a:b"]
-        {
+        for strange in [
+            "",
+            "repository",
+            "repository:UPPER:pull",
+            "repository:a/../b:pull",
+            "registry:other:*",
+            "repository(:a:pull",
+            "plugin(repository):a:pull",
+            "repository:r.example:x/app:pull",
+            "repository:r.example:444:pull",
+            "a:b",
+        ] {
             assert_eq!(parse_scopes(strange, &own), Grants::default(), "{strange}");
         }
+        for (scope, image) in [
+            ("repository(plugin):team/plug:pull,push", "team/plug"),
+            ("repository():team/app:pull,push", "team/app"),
+            ("repository:r.example:444/team/app:pull,push", "team/app"),
+            ("repository(plugin):[::1]:444/app:pull,push", "app"),
+        ] {
+            let grants = parse_scopes(scope, &own);
+            let seen: Vec<_> = grants.images.iter().map(|grant| (grant.image.as_str(), grant.rights.to_string())).collect();
+            assert_eq!(seen, [(image, "rw".to_owned())], "{scope}");
+        }
+        let keyed = parse_scopes("repository:r.example:444/a/team/app:pull", &Place::All);
+        assert_eq!(keyed.images[0].image.as_str(), "team/app");
         let grants = parse_scopes("repository:a/team/app:pull repository:b/x:push repository:alone:pull", &Place::All);
         let seen: Vec<_> = grants.images.iter().map(|grant| (grant.repository.as_str(), grant.image.as_str())).collect();
         assert_eq!(seen, [("a", "team/app"), ("b", "x")]);

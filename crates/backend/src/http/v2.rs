@@ -16,7 +16,7 @@ use super::call::{Call, RequestBody};
 use super::errors;
 use super::params::{ByteRange, PageSize, content_range, encoded, requested_range};
 use super::respond::{Answer, With, empty, json, whole};
-use super::route::V2;
+use super::route::{V2, is_tarsum};
 use super::schemas;
 
 pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -199,7 +199,7 @@ pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBo
     match call.query.get("digest") {
         Some(digest) => match digest.parse() {
             Ok(digest) => finish(call, image, &id, &digest, body).await,
-            Err(_) => invalid("DIGEST_INVALID", "digest must be a digest"),
+            Err(_) => invalid("DIGEST_INVALID", if is_tarsum(digest) { errors::NO_TARSUMS } else { "digest must be a digest" }),
         },
         None => Ok(accepted(call, image, &id, 0)),
     }
@@ -225,7 +225,8 @@ pub(crate) async fn append_upload(call: &Call, image: &ImageName, id: &UploadId,
 
 pub(crate) async fn finish_upload(call: &Call, image: &ImageName, id: &UploadId, body: RequestBody) -> Outcome {
     let Some(Ok(digest)) = call.query.get("digest").map(str::parse) else {
-        return invalid("DIGEST_INVALID", "the digest parameter is missing or no digest");
+        let names_tarsum = call.query.get("digest").is_some_and(is_tarsum);
+        return invalid("DIGEST_INVALID", if names_tarsum { errors::NO_TARSUMS } else { "the digest parameter is missing or no digest" });
     };
     finish(call, image, id, &digest, body).await
 }
@@ -311,6 +312,7 @@ struct Descriptor<'a> {
     media_type: &'a str,
     digest: Digest,
     size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     artifact_type: Option<&'a str>,
     annotations: &'a RawValue,
 }

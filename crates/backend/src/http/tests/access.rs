@@ -534,3 +534,48 @@ async fn hidden_things_are_forbidden_if_the_operator_prefers_that() {
     backend.restart().await;
     assert_eq!(backend.as_user(&bob, "GET", "@docker-v2/v2/private/app/manifests/1", b"").await.status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_password_logs_in_whatever_its_owner_may_do() {
+    let backend = Backend::start().await;
+    let made = backend.rest("PUT", "security/users/newbie", json!({ "password": "Gr\u{fc}n-Haus-77" })).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let newbie = basic("newbie", "Gr\u{fc}n-Haus-77");
+    // What is not there looks the same.
+    for repository in ["docker-v2", "docker-bearer", "docker-open", "no-such-repository"] {
+        let token = backend.bearer(repository, &newbie, "repository:team/app:pull").await;
+        for authorization in [&newbie, &token] {
+            let reply = backend.as_user(authorization, "GET", &format!("@{repository}/v2/"), b"").await;
+            assert_eq!((reply.status, reply.text().as_str()), (200, "{}"), "{repository}");
+            assert_eq!(reply.header("Docker-Distribution-Api-Version"), Some("registry/2.0"), "{repository}");
+        }
+        // And that is all.
+        for path in ["v2/team/app/manifests/1", "v2/team/app/tags/list", "v2/_catalog"] {
+            let reply = backend.as_user(&newbie, "GET", &format!("@{repository}/{path}"), b"").await;
+            assert!(repository == "docker-open" || reply.status == 404, "{repository} {path}: {}", reply.text());
+        }
+        assert_eq!(backend.as_user(&basic("newbie", "wrong"), "GET", &format!("@{repository}/v2/"), b"").await.status, 401);
+    }
+    // Older clients send the bytes of Latin-1.
+    use base64::Engine as _;
+    let latin1 = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(b"newbie:Gr\xfcn-Haus-77"));
+    assert_eq!(backend.as_user(&latin1, "GET", "@docker-v2/v2/", b"").await.status, 200);
+    assert_eq!(backend.as_user(&latin1, "GET", "@docker-v1/v1/users/", b"").await.status, 200);
+    let wrong = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(b"newbie:Gr\xfdn-Haus-77"));
+    assert_eq!(backend.as_user(&wrong, "GET", "@docker-v2/v2/", b"").await.status, 401);
+    for path in ["@docker-v2/v2/", "@docker-v1/v1/users/", "/artifactory/api/system/storage/gc"] {
+        let challenge = backend.as_user("", "GET", path, b"").await;
+        assert!(challenge.header("WWW-Authenticate").unwrap().ends_with(", charset=\"UTF-8\""), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_pushes_plugins_and_scopes_may_carry_the_host() {
+    let backend = Backend::start().await;
+    let bob = backend.add_bob("docker-bearer", "**", "rw").await;
+    for scope in ["repository%28plugin%29%3Ateam%2Fplug%3Apush%2Cpull", "repository:r.example:444/team/plug:pull,push"] {
+        let token = backend.bearer("docker-bearer", &bob, scope).await;
+        assert_eq!(backend.as_user(&token, "POST", "@docker-bearer/v2/team/plug/blobs/uploads/", b"").await.status, 202, "{scope}");
+        assert_eq!(backend.as_user(&token, "POST", "@docker-bearer/v2/team/other/blobs/uploads/", b"").await.status, 401, "{scope}");
+    }
+}

@@ -104,6 +104,46 @@ async fn what_an_image_refers_to_elsewhere_is_kept_and_never_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_may_be_elsewhere_belongs_to_its_manifest_if_it_is_here() {
+    let backend = Backend::start().await;
+    let config = backend.push_blob("docker-v2", "app", b"{}").await;
+    let (before, after) = (b"pushed before the manifest".as_slice(), b"pushed after it".as_slice());
+    backend.push_blob("docker-v2", "app", before).await;
+    let foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    let layer =
+        |bytes: &[u8]| json!({ "mediaType": foreign, "digest": sha256(bytes), "size": bytes.len(), "urls": ["https://example.com/x"] });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": { "mediaType": "a/b", "digest": config, "size": 2 },
+        "layers": [layer(before), layer(after), layer(b"never pushed")],
+    })
+    .to_string();
+    assert_eq!(backend.put_manifest("docker-v2", "app", "1", &manifest).await.status, 201);
+    backend.push_blob("docker-v2", "app", after).await;
+    let promotion = json!({ "targetRepo": "docker-open", "dockerRepository": "app", "tag": "1", "copy": true });
+    assert_eq!(backend.rest("POST", "docker/docker-v2/v2/promote", promotion).await.status, 200);
+    for repository in ["docker-v2", "docker-open"] {
+        for bytes in [before, after] {
+            let path = format!("@{repository}/v2/app/blobs/{}", sha256(bytes));
+            assert_eq!(backend.get(&path).await.body, bytes, "{path}");
+            assert_eq!(backend.send("DELETE", &path, &[], b"").await.refusal(), (409, "DENIED".to_owned()), "{path}");
+        }
+        let tree = backend.get(&format!("/artifactory/api/storage/{repository}/app/1")).await.json();
+        assert_eq!(tree["children"].as_array().unwrap().len(), 4, "{tree}");
+        // Nothing has to be there: another way in brings nothing, and the manifest stays.
+        assert_eq!(backend.get(&format!("@{repository}/v2/app/blobs/{}", sha256(b"never pushed"))).await.status, 404);
+    }
+    // The collector keeps it as long as its manifest, and no longer.
+    let path = format!("@docker-v2/v2/app/blobs/{}", sha256(before));
+    backend.collect().await;
+    assert_eq!(backend.get(&path).await.body, before);
+    let deleted = backend.send("DELETE", &format!("@docker-v2/v2/app/manifests/{}", sha256(manifest.as_bytes())), &[], b"").await;
+    assert_eq!(deleted.status, 202, "{}", deleted.text());
+    backend.collect().await;
+    assert_eq!(backend.get(&path).await.status, 404);
+    assert_eq!(backend.get(&path.replace("docker-v2", "docker-open")).await.body, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_user_is_refused_as_slowly_as_a_wrong_password() {
     let backend = Backend::start().await;
     backend.add_bob("docker-v2", "**", "r").await;

@@ -40,7 +40,7 @@ impl Backend {
     }
 
     /// Pulls as docker 1.5 does; returns ids and layers, root first.
-    async fn pull_v1(&self, repository: &str, image: &str, tag: &str) -> Vec<(String, Value, Vec<u8>)> {
+    pub(super) async fn pull_v1(&self, repository: &str, image: &str, tag: &str) -> Vec<(String, Value, Vec<u8>)> {
         let listed = self.send("GET", &format!("@{repository}/v1/repositories/{image}/images"), &[("X-Docker-Token", "true")], b"").await;
         assert_eq!(listed.status, 200, "{}", listed.text());
         assert_eq!((listed.header("X-Docker-Endpoints"), listed.header("X-Docker-Token").is_some()), (Some("r.example:444"), true));
