@@ -108,7 +108,7 @@ async fn a_plain_client_of_a_tls_port_is_told_what_to_do() {
         let answer = Client::connect(port).await.get(path, "localhost").await;
         assert_eq!((answer.status, answer.text()), (400, body.as_str()), "{path}");
         let expected = if body == WHY { "text/plain" } else { "application/json" };
-        assert_eq!(answer.headers.get("content-type").map(|value| value.to_str().unwrap()), Some(expected), "{path}");
+        assert_eq!(answer.headers.get("content-type").map(String::as_str), Some(expected), "{path}");
     }
     // Whoever sends half a line and waits is told, too.
     let mut client = Client::connect(port).await;
