@@ -1,38 +1,62 @@
 //! Header values and queries.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use berth_backend::fuzzing::{Asked, content_range, list, properties, query, requested_range, schema1};
+use berth_backend::fuzzing::{Asked, PARTS_MAX, content_range, list, properties, query, requested_range, schema1};
 use http::HeaderMap;
 use http::header::{ACCEPT, HeaderValue, USER_AGENT};
 
-/// A part is what RFC 9110 says it is, and lies in the content.
+/// Parts are what RFC 9110 says they are, lie in the content, and have no byte in common.
 pub fn range(input: &[u8]) {
     let Some((size, text)) = input.split_first_chunk::<8>() else { return };
     let Ok(text) = str::from_utf8(text) else { return };
     // Small contents are as likely as large ones.
     let size = u64::from_le_bytes(*size) >> (size[7] % 64);
-    let found = requested_range(Some(text), size);
-    if let Asked::Part(part) = &found {
-        assert!(part.start < part.end && part.end <= size);
-    }
-    match plain_range(text, size) {
+    let found = requested_range(text, size);
+    match plain_ranges(text, size) {
         None => assert_eq!(found, Asked::Whole, "{text:?}"),
-        Some(part) if part.0 >= part.1 => assert_eq!(found, Asked::Nothing, "{text:?}"),
-        Some((start, end)) => assert_eq!(found, Asked::Part(start..end), "{text:?}"),
+        Some(wanted) => {
+            let wanted: Vec<Range<u64>> = wanted.into_iter().filter(|part| !part.is_empty()).collect();
+            match &found {
+                Asked::Whole => panic!("{text:?}"),
+                Asked::Nothing => assert!(wanted.is_empty(), "{text:?}"),
+                Asked::Parts(parts) => {
+                    assert!(!parts.is_empty() && parts.len() <= PARTS_MAX);
+                    assert!(parts.iter().all(|part| part.start < part.end && part.end <= size));
+                    let apart = |a: &Range<u64>, b: &Range<u64>| a.end <= b.start || b.end <= a.start;
+                    assert!(parts.iter().enumerate().all(|(at, part)| parts[..at].iter().all(|other| apart(part, other))));
+                    // All that was asked for, each in one piece, and nothing besides.
+                    let within = |part: &Range<u64>, all: &[Range<u64>]| all.iter().any(|one| one.start <= part.start && part.end <= one.end);
+                    assert!(wanted.iter().all(|part| within(part, parts)), "{text:?}");
+                    let begins = |at: u64| wanted.iter().any(|part| part.start == at);
+                    let ends = |at: u64| wanted.iter().any(|part| part.end == at);
+                    assert!(parts.iter().all(|part| begins(part.start) && ends(part.end)), "{text:?}");
+                }
+            }
+        }
     }
-    if let Some((first, last)) = content_range(text) {
-        assert!(first <= last && last < u64::MAX);
+    if let Some(chunk) = content_range(text) {
+        assert!(chunk.start < chunk.end);
+        let (first, last) = (chunk.start, chunk.end - 1);
         for again in [format!("{first}-{last}"), format!("bytes {first}-{last}/*")] {
-            assert_eq!(content_range(&again), Some((first, last)));
+            assert_eq!(content_range(&again), Some(chunk.clone()));
         }
     }
 }
 
-/// One range of bytes as the standard has it, start and end; none if it is none.
-fn plain_range(text: &str, size: u64) -> Option<(u64, u64)> {
-    let (unit, range) = text.split_once('=')?;
-    let (first, last) = range.trim().split_once('-')?;
+/// Ranges of bytes as the standard has them, cut to the content; none if it is no such list, or too long a one.
+fn plain_ranges(text: &str, size: u64) -> Option<Vec<Range<u64>>> {
+    let (unit, set) = text.split_once('=')?;
+    let parts: Vec<&str> = set.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if !unit.trim().eq_ignore_ascii_case("bytes") || parts.is_empty() || parts.len() > PARTS_MAX {
+        return None;
+    }
+    parts.into_iter().map(|part| plain_range(part, size)).collect()
+}
+
+fn plain_range(text: &str, size: u64) -> Option<Range<u64>> {
+    let (first, last) = text.split_once('-')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     // Numbers of any length, compared without their zeros.
     let number = |text: &str| {
@@ -40,17 +64,10 @@ fn plain_range(text: &str, size: u64) -> Option<(u64, u64)> {
         if text.len() > 30 { u128::MAX } else { text.parse().unwrap_or(0_u128) }
     };
     let within = |number: u128| u64::try_from(number.min(u128::from(size))).unwrap_or(size);
-    if !unit.eq_ignore_ascii_case("bytes") {
-        return None;
-    }
     match (first, last) {
-        (first, "") if digits(first) => Some((within(number(first)), size)),
-        ("", last) if digits(last) => Some((size - within(number(last)), size)),
-        (first, last)
-            if digits(first) && digits(last) && number(first).min(u128::from(u64::MAX)) <= number(last).min(u128::from(u64::MAX)) =>
-        {
-            Some((within(number(first)), within(number(last).saturating_add(1))))
-        }
+        (first, "") if digits(first) => Some(within(number(first))..size),
+        ("", last) if digits(last) => Some(size - within(number(last))..size),
+        (first, last) if digits(first) && digits(last) => Some(within(number(first))..within(number(last).saturating_add(1))),
         _ => None,
     }
 }

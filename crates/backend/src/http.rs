@@ -3,9 +3,11 @@
 //! A request becomes a [`route::Route`], an [`origin::ClientView`] and a caller; [`gate`] decides whether it may go on;
 //! one match hands it to a handler; a refusal becomes an answer in the form of the API that was called.
 
+mod accept;
 mod all;
 mod body;
 mod call;
+mod conditions;
 mod credentials;
 mod demand;
 mod docker;
@@ -18,6 +20,7 @@ mod held;
 mod origin;
 mod params;
 mod place;
+mod ranges;
 mod respond;
 mod rest;
 mod route;
@@ -45,6 +48,7 @@ use crate::audit::{Audit, Event};
 use crate::config::{Config, Security, TrustedProxies};
 use crate::server::Peer;
 use body::ResponseBody;
+use conditions::Conditions;
 pub(crate) use credentials::Credentials;
 #[cfg(test)]
 pub(crate) use credentials::Secret;
@@ -183,15 +187,20 @@ impl Service {
         // A body that announced itself with Expect is sent only if we read it: being refused, we don't.
         let drains = !head.headers.contains_key(EXPECT);
         let (body, rest) = body::lend(body);
+        let conditions = Conditions::read(&head.method, &head.headers);
         let prepared = self.prepare(head, &mut event, &mut held).await;
         let body = if held.is_small { body::hasten(body, held.body.take()) } else { body };
         let mut may_linger = drains;
         let answer = match prepared {
             Ok(Prepared::Docker(call, route)) => match &route {
-                Route::V1(route) => v1::handle(&call, route, body).await.unwrap_or_else(|error| errors::of_v1(&error)),
+                Route::V1(route) => {
+                    let answer = v1::handle(&call, route, body).await.unwrap_or_else(|error| errors::of_v1(&error));
+                    meet(conditions, answer, errors::v1)
+                }
                 Route::V2(route) => {
                     let answer = v2::handle(&call, route, body).await.unwrap_or_else(|error| errors::of_v2(&error));
-                    answer.with(v2::API_VERSION, "registry/2.0")
+                    meet(conditions, answer, |status, message| errors::v2(status, "UNSUPPORTED", message))
+                        .with(v2::API_VERSION, "registry/2.0")
                 }
             },
             // Open to all, and the same wherever one asks: docker never sends credentials with it.
@@ -201,7 +210,7 @@ impl Service {
                 request.answer().await.unwrap_or_else(|error| errors::of_v2(&error)).with(v2::API_VERSION, "registry/2.0")
             }
             Ok(Prepared::Token(request)) => self.serve_token(*request, body, &mut event).await,
-            Ok(Prepared::Rest(call)) => rest::handle(&call, body).await,
+            Ok(Prepared::Rest(call)) => meet(conditions, rest::handle(&call, body).await, errors::rest),
             Err(refused) => {
                 drop(body);
                 may_linger &= self.places.may_linger(&mut held);
@@ -222,6 +231,15 @@ impl Service {
         event.claims(&served.shown);
         event.caller = served.caller.map(|caller| caller.label().to_owned());
         served.answer.with(v2::API_VERSION, "registry/2.0")
+    }
+}
+
+/// The answer under the conditions of its request. Those that are not met are refused in the form of the API.
+fn meet(conditions: Option<Conditions>, answer: Answer, form: impl FnOnce(StatusCode, &str) -> Answer) -> Answer {
+    let failed = || form(StatusCode::PRECONDITION_FAILED, "what is there is not what the request depends on");
+    match conditions {
+        Some(conditions) => conditions.apply(answer, failed),
+        None => answer,
     }
 }
 

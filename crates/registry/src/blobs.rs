@@ -15,6 +15,12 @@ use crate::receive::Received;
 use crate::verify::Suspects;
 use crate::{Error, Registry, Result, empty_layer};
 
+/// Images that are tried as the source of a mount that names none.
+const SOURCES_TRIED_MAX: usize = 1000;
+
+/// Keys that one scan for them brings into memory.
+const SCAN_KEYS: usize = 100;
+
 /// A blob that the caller may read.
 pub struct BlobContent {
     /// Length in bytes.
@@ -23,21 +29,35 @@ pub struct BlobContent {
 }
 
 enum Source {
-    Small(Bytes),
-    Data { blobs: Arc<dyn BlobStore>, data: DataId, digest: Digest, suspects: Arc<Suspects> },
+    /// Without a digest it is no blob.
+    Small(Bytes, Option<Digest>),
+    Data {
+        blobs: Arc<dyn BlobStore>,
+        data: DataId,
+        digest: Digest,
+        suspects: Arc<Suspects>,
+    },
 }
 
 impl BlobContent {
     /// Something else that is read like a blob, and is in memory.
     pub(crate) fn held(bytes: Bytes) -> Self {
-        Self { size: bytes.len() as u64, source: Source::Small(bytes) }
+        Self { size: bytes.len() as u64, source: Source::Small(bytes, None) }
+    }
+
+    /// Its digest, if it is a blob.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.source {
+            Source::Small(_, digest) => *digest,
+            Source::Data { digest, .. } => Some(*digest),
+        }
     }
 
     /// The bytes of a range, which must lie within the size.
     pub fn read(&self, range: Range<u64>) -> BlobStream {
         match &self.source {
             // A small blob's length fits any usize.
-            Source::Small(bytes) => stream::iter([Ok(bytes.slice(range.start as usize..range.end as usize))]).boxed(),
+            Source::Small(bytes, _) => stream::iter([Ok(bytes.slice(range.start as usize..range.end as usize))]).boxed(),
             Source::Data { blobs, data, digest, suspects } => {
                 if range == (0..self.size) {
                     suspects.note(*digest, *data, self.size);
@@ -92,9 +112,10 @@ impl Registry {
 
     pub(crate) async fn content_of(&self, digest: &Digest, blob: &Blob) -> Result<BlobContent> {
         let source = match blob.place {
-            Place::Small => {
-                Source::Small(self.store.get(&keys::small_blob(digest)).await?.ok_or_else(|| damaged(&keys::small_blob(digest)))?)
-            }
+            Place::Small => Source::Small(
+                self.store.get(&keys::small_blob(digest)).await?.ok_or_else(|| damaged(&keys::small_blob(digest)))?,
+                Some(*digest),
+            ),
             Place::Data(data) => {
                 Source::Data { blobs: Arc::clone(&self.blobs), data, digest: *digest, suspects: Arc::clone(&self.suspects) }
             }
@@ -141,6 +162,35 @@ impl Registry {
             Some(user) => Err(Error::InUse { digest: *digest, user }),
             None => Ok(seen_image),
         }
+    }
+
+    /// An image of the repository in which the blob is linked, among those that `sees` lets through.
+    ///
+    /// The index from blobs to images is looked at, image by image in their order, [`SOURCES_TRIED_MAX`] at most: a blob that
+    /// so many images have which the caller may not see is sent once more.
+    ///
+    /// # Errors
+    /// Only if the store fails.
+    pub async fn image_with(
+        &self,
+        repository: &RepositoryKey,
+        digest: &Digest,
+        sees: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<Option<ImageName>> {
+        let prefix = keys::links_in(digest, repository);
+        let mut after = None;
+        for _ in 0..SOURCES_TRIED_MAX / SCAN_KEYS {
+            let page = self.store.scan_keys(&prefix, after.as_ref(), SCAN_KEYS).await?;
+            let found = page.iter().filter_map(|key| key.text_after(&prefix)).find(|name| sees(name));
+            if let Some(image) = found.and_then(|name| name.parse().ok()) {
+                return Ok(Some(image));
+            }
+            match page.last() {
+                Some(last) if page.len() == SCAN_KEYS => after = Some(last.clone()),
+                _ => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Makes a blob of the repository visible in another of its images, without copying it.

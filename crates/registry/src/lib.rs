@@ -57,7 +57,7 @@ pub use promotion::{Promoted, Promotion};
 pub use receive::{Body, Interrupted};
 use repositories::RepositoryCache;
 pub use repositories::{Challenge, Repositories, Repository};
-pub use uploads::{Client, Progress, UploadId};
+pub use uploads::{Client, Piece, Progress, UploadId};
 
 /// How often a change is tried again after losing a race, before the client is asked to come back.
 ///

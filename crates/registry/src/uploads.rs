@@ -4,6 +4,7 @@
 //! can go on with it. It belongs to the image and the user that opened it.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -58,6 +59,34 @@ impl FromStr for UploadId {
 pub struct Progress {
     /// Bytes that are received and durable.
     pub offset: u64,
+}
+
+/// What a client sends of an upload, and where it says that it belongs.
+pub struct Piece {
+    /// Its first byte and the one behind its last; `None`: it begins where the upload ended, and is as long as it is.
+    pub range: Option<Range<u64>>,
+    /// Whether it is said to have no bytes. Such a piece may be told as what comes next or as what came last.
+    pub is_empty: bool,
+    /// The bytes.
+    pub body: Body,
+}
+
+impl From<Body> for Piece {
+    fn from(body: Body) -> Self {
+        Self { range: None, is_empty: false, body }
+    }
+}
+
+impl Piece {
+    /// Whether it goes on where an upload of so many bytes ends.
+    fn follows(&self, offset: u64) -> bool {
+        self.range.as_ref().is_none_or(|range| range.start == offset || (self.is_empty && range.end == offset))
+    }
+
+    /// How long the upload is after it, if that is said.
+    fn announced(&self) -> Option<u64> {
+        self.range.as_ref().filter(|_| !self.is_empty).map(|range| range.end)
+    }
 }
 
 /// Who is sending something in.
@@ -130,7 +159,7 @@ impl Registry {
         Ok(Progress { offset: open.upload.offset })
     }
 
-    /// Appends a body that starts at `start` (`None`: where the upload ended) and has `length` bytes, if that is known.
+    /// Appends a piece.
     ///
     /// What arrives before a client stops sending is kept, so that it can go on from there.
     ///
@@ -143,30 +172,31 @@ impl Registry {
         image: &ImageName,
         owner: Option<&str>,
         id: &UploadId,
-        chunk: (Option<u64>, Option<u64>),
-        body: Body,
+        piece: impl Into<Piece>,
     ) -> Result<Progress> {
+        let piece = piece.into();
         let _busy = self.occupy(id)?;
         let open = self.open_upload(repository, image, owner, id).await?;
-        let (start, length) = chunk;
         let offset = open.upload.offset;
-        if start.is_some_and(|start| start != offset) {
+        if !piece.follows(offset) {
             return Err(Error::ChunkOutOfOrder { offset });
         }
-        let (received, hash, end) = receive(&self.blobs, received_so_far(&open), restore(&open)?, body).await?;
+        let announced = piece.announced();
+        let (received, hash, end) = receive(&self.blobs, received_so_far(&open), restore(&open)?, piece.body).await?;
         let size = received.size;
         self.save_upload(id, open, received, &hash).await?;
         end.map_err(|_| Error::Interrupted)?;
-        if length.is_some_and(|length| offset + length != size) {
+        if announced.is_some_and(|announced| announced != size) {
             return Err(Error::LengthMismatch);
         }
         Ok(Progress { offset: size })
     }
 
-    /// Takes in the rest of the upload and makes it the blob `digest`, visible in the image.
+    /// Takes in the last piece of the upload and makes all of it the blob `digest`, visible in the image.
     ///
     /// # Errors
-    /// As [`Registry::append_upload`]; [`Error::DigestMismatch`] if the bytes have another digest: the upload is gone then.
+    /// As [`Registry::append_upload`], and the upload stays; [`Error::DigestMismatch`] if the bytes have another digest: the
+    /// upload is gone then.
     pub async fn finish_upload(
         &self,
         repository: &RepositoryKey,
@@ -174,14 +204,20 @@ impl Registry {
         Client { owner, holder }: Client<'_>,
         id: &UploadId,
         digest: &Digest,
-        body: Body,
+        piece: impl Into<Piece>,
     ) -> Result<()> {
+        let piece = piece.into();
         let _busy = self.occupy(id)?;
         let open = self.open_upload(repository, image, owner, id).await?;
-        let (received, hash, end) = receive(&self.blobs, received_so_far(&open), restore(&open)?, body).await?;
-        if end.is_err() {
+        if !piece.follows(open.upload.offset) {
+            return Err(Error::ChunkOutOfOrder { offset: open.upload.offset });
+        }
+        let announced = piece.announced();
+        let (received, hash, end) = receive(&self.blobs, received_so_far(&open), restore(&open)?, piece.body).await?;
+        let is_mistaken = announced.is_some_and(|announced| announced != received.size);
+        if end.is_err() || is_mistaken {
             self.save_upload(id, open, received, &hash).await?;
-            return Err(Error::Interrupted);
+            return Err(if end.is_err() { Error::Interrupted } else { Error::LengthMismatch });
         }
         if self.digest_received(digest.algorithm(), &received, hash).await? != *digest {
             self.discard(id, owner, open.seen, received.data).await?;

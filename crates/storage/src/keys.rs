@@ -324,6 +324,11 @@ pub fn linked_from(digest: &Digest, repository: &RepositoryKey, image: &ImageNam
     family(b'K').digest(digest).image(repository, image).key()
 }
 
+/// All images of a repository that link a blob.
+pub fn links_in(digest: &Digest, repository: &RepositoryKey) -> Prefix {
+    family(b'K').digest(digest).text(repository.as_str()).prefix()
+}
+
 /// All images that link a blob.
 pub fn links_of(digest: &Digest) -> Prefix {
     family(b'K').digest(digest).prefix()

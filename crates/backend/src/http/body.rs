@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use berth_places::Share;
-use berth_registry::{Body, Interrupted};
+use berth_registry::{BlobContent, Body, Interrupted};
 use berth_storage::BlobStream;
 use berth_traces::Span;
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 pub(crate) enum ResponseBody {
     /// In memory; taken when sent.
     Whole(Option<Bytes>),
+    /// Something stored, of which nothing has been read yet.
+    Content(BlobContent),
     /// Streamed from storage.
     Stream {
         /// What is left to send, in bytes.
@@ -61,7 +63,12 @@ impl http_body::Body for ResponseBody {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match self.get_mut() {
+        let body = self.get_mut();
+        match body {
+            Self::Content(content) => {
+                *body = Self::Stream { left: content.size, pieces: content.read(0..content.size) };
+                Pin::new(body).poll_frame(context)
+            }
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream { left: 0, .. } => Poll::Ready(None),
             Self::Stream { left, pieces } => pieces.as_mut().poll_next(context).map(|piece| match piece {
@@ -91,6 +98,7 @@ impl http_body::Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
+            Self::Content(content) => content.size == 0,
             Self::Stream { left, .. } => *left == 0,
             Self::Live(_) => false,
             Self::Traced(traced) => traced.0.is_end_stream(),
@@ -100,6 +108,7 @@ impl http_body::Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Content(content) => SizeHint::with_exact(content.size),
             Self::Stream { left, .. } => SizeHint::with_exact(*left),
             Self::Live(_) => SizeHint::default(),
             Self::Traced(traced) => traced.0.size_hint(),

@@ -7,7 +7,7 @@ use berth_registry::access::{Access, Caller, Policy, Right, Rights};
 use berth_registry::v1::Viewer;
 use berth_registry::{Body, Client, ExistingTag, Push, Registry, Repository};
 use http::HeaderMap;
-use http::header::{AsHeaderName, USER_AGENT};
+use http::header::{AsHeaderName, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
 
 use super::origin::ClientView;
 use super::params::Query;
@@ -27,6 +27,11 @@ pub(crate) struct Call {
     pub(crate) is_head: bool,
 }
 
+/// Whether a body follows such a head.
+pub(crate) fn announces_body(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
+}
+
 /// The request's body, apart from the rest so that a handler can consume it.
 pub(crate) type RequestBody = Body;
 
@@ -34,6 +39,11 @@ impl Call {
     /// A header that is text and stands there once or more; the first.
     pub(crate) fn header(&self, name: impl AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether a body follows the head.
+    pub(crate) fn announces_body(&self) -> bool {
+        announces_body(&self.headers)
     }
 
     /// What the client calls itself.

@@ -8,7 +8,8 @@ use berth_names::wire::Effect;
 use http::{HeaderMap, Method};
 
 use super::origin::ClientView;
-use super::params::{self, ByteRange, Query};
+use super::params::{self, Query};
+use super::ranges::{self, Wanted};
 use super::route::{self, Refusal, Route, Target, V1, V2};
 use super::{rest, schemas};
 use crate::config::TrustedProxies;
@@ -137,23 +138,26 @@ fn written_v1(route: &V1) -> (Method, String) {
 pub enum Asked {
     /// All of it.
     Whole,
-    /// A part.
-    Part(Range<u64>),
-    /// A part that there is not.
+    /// Parts of it.
+    Parts(Vec<Range<u64>>),
+    /// Nothing that there is.
     Nothing,
 }
 
+/// Most parts of one answer.
+pub const PARTS_MAX: usize = ranges::PARTS_MAX;
+
 /// What is asked for of so many bytes.
-pub fn requested_range(header: Option<&str>, size: u64) -> Asked {
-    match params::requested_range(header, size) {
-        ByteRange::Whole => Asked::Whole,
-        ByteRange::Part(part) => Asked::Part(part),
-        ByteRange::Unsatisfiable => Asked::Nothing,
+pub fn requested_range(header: &str, size: u64) -> Asked {
+    match ranges::wanted(header, size) {
+        Wanted::Whole => Asked::Whole,
+        Wanted::Parts(parts) => Asked::Parts(parts),
+        Wanted::Unsatisfiable => Asked::Nothing,
     }
 }
 
-/// The first and last byte that a chunk says it has.
-pub fn content_range(text: &str) -> Option<(u64, u64)> {
+/// The first byte that a chunk says it has, and the one behind its last.
+pub fn content_range(text: &str) -> Option<Range<u64>> {
     params::content_range(text)
 }
 

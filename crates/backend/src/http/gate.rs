@@ -5,11 +5,11 @@ use std::sync::Arc;
 use berth_names::{ApiVersion, Work, wire};
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repositories, Repository};
-use http::header::{AsHeaderName, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{AsHeaderName, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::all::AllCall;
-use super::call::Call;
+use super::call::{Call, announces_body};
 use super::credentials::{Credentials, Secret};
 use super::demand::{self, Denied};
 use super::docker::Docker;
@@ -19,6 +19,7 @@ use super::params::Query;
 use super::place::Place;
 use super::respond::{Answer, With};
 use super::route::{self, Api, Refusal, Route, V1, V2};
+use super::token::Wanted;
 use super::{Service, errors, head, rest, site, token, v2};
 use crate::audit::Event;
 use crate::server::Peer;
@@ -156,14 +157,14 @@ impl Service {
             let call = AllCall { registry, repositories, caller, policy, view, query, user_agent, lists: route == Route::V2(V2::Catalog) };
             return match call.decide() {
                 Ok(()) => Ok(Prepared::All(Box::new(call))),
-                Err(denied) => Err(Box::new(self.denial(denied, api, ask, &call.view, (&place, &route)))),
+                Err(denied) => Err(Box::new(self.denial(denied, api, ask, &call.view, Wanted::new(&place, &route, &call.query)))),
             };
         }
         if repository.is_none() && route == Route::V2(V2::Base) && !caller.is_anonymous() && !caller.is_admin() {
             // What is not there looks like what the caller has no right in: logging in succeeds.
             return Ok(Prepared::LoggedIn);
         }
-        let (policy, repository) = self.admit((api, ask), repository, &caller, (&place, &route), &view).await?;
+        let (policy, repository) = self.admit((api, ask), repository, &caller, Wanted::new(&place, &route, &query), &view).await?;
         if repository.api_version == ApiVersion::V2
             && let Route::V1(asked) = &route
         {
@@ -222,9 +223,10 @@ impl Service {
         (api, ask): (Api, Ask),
         repository: Option<Arc<Repository>>,
         caller: &Caller,
-        (place, route): (&Place, &Route),
+        wanted: Wanted<'_>,
         view: &ClientView,
     ) -> Result<(Arc<Policy>, Arc<Repository>), Box<Answer>> {
+        let route = wanted.route;
         let policy = self.access.policy().await.map_err(|error| Box::new(of(api, &error)))?;
         let demand = demand::demand(route);
         let denied = match repository {
@@ -233,6 +235,7 @@ impl Service {
                     demand::Demand::Image(image, Right::Deploy) if !repository.takes(image) => {
                         return Err(Box::new(of(api, &Error::ImageNotTaken(image.clone()))));
                     }
+                    _ if is_short_of_source(wanted, caller, &repository, &policy) => Denied::OtherToken,
                     _ => return Ok((policy, repository)),
                 },
                 Err(denied) => denied,
@@ -242,15 +245,15 @@ impl Service {
             None if caller.is_anonymous() => Denied::LogIn,
             None => Denied::Hidden,
         };
-        Err(Box::new(self.denial(denied, api, ask, view, (place, route))))
+        Err(Box::new(self.denial(denied, api, ask, view, wanted)))
     }
 
     /// What whoever may not go on hears.
-    fn denial(&self, denied: Denied, api: Api, ask: Ask, view: &ClientView, asked: (&Place, &Route)) -> Answer {
+    fn denial(&self, denied: Denied, api: Api, ask: Ask, view: &ClientView, wanted: Wanted<'_>) -> Answer {
         match denied {
-            Denied::LogIn => unauthorized(api, ask, view, Some(asked), "authentication required"),
-            Denied::OtherToken => unauthorized(api, ask, view, Some(asked), "the token was not issued for this"),
-            Denied::Hidden if self.hide_unauthorized => demand::as_if_absent(asked.1),
+            Denied::LogIn => unauthorized(api, ask, view, Some(wanted), "authentication required"),
+            Denied::OtherToken => unauthorized(api, ask, view, Some(wanted), "the token was not issued for this"),
+            Denied::Hidden if self.hide_unauthorized => demand::as_if_absent(wanted.route),
             Denied::Hidden | Denied::Forbidden => *in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "you may not do this here"),
         }
     }
@@ -275,6 +278,16 @@ fn token_error(caller: &Caller, route: &Route, headers: &HeaderMap) -> Option<&'
     (!mistakes).then_some("insufficient_scope")
 }
 
+/// Whether a token lacks what its account has: the right to read the image from which a blob is to be mounted. Whoever asked
+/// for a token before it knew of the mount is told what to ask for; who may not read the source uploads.
+fn is_short_of_source(wanted: Wanted<'_>, caller: &Caller, repository: &Repository, policy: &Policy) -> bool {
+    let source = wanted.source().filter(|(key, _)| *key == repository.key);
+    source.is_some_and(|(_, source)| {
+        let may = |caller: &Caller| policy.rights(caller, repository, &source).has(Right::Read);
+        !may(caller) && may(&caller.without_grants())
+    })
+}
+
 /// How to ask for credentials. At an address of all repositories they must be asked for in one way, and only tokens let
 /// some repositories be read without logging in and others not.
 fn challenge_at(place: &Place, repository: Option<&Repository>) -> Challenge {
@@ -292,10 +305,6 @@ fn v1_on_v2(repository: &Repository, route: &V1) -> Result<(), Box<Answer>> {
     } else {
         errors::v1(StatusCode::NOT_FOUND, &format!("repository {key} speaks V2; this client speaks V1"))
     }))
-}
-
-fn announces_body(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// What a request hears for which there is no place.
@@ -329,10 +338,10 @@ fn of(api: Api, error: &Error) -> Answer {
     }
 }
 
-fn unauthorized(api: Api, ask: Ask, view: &ClientView, asked: Option<(&Place, &Route)>, message: &str) -> Answer {
+fn unauthorized(api: Api, ask: Ask, view: &ClientView, wanted: Option<Wanted<'_>>, message: &str) -> Answer {
     if api == Api::V2 {
-        let answer = errors::v2_with(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message, &token::detail(asked));
-        return token::challenge(answer, ask.how, view, asked, ask.error).with(v2::API_VERSION, "registry/2.0");
+        let answer = errors::v2_with(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message, &token::detail(wanted));
+        return token::challenge(answer, ask.how, view, wanted, ask.error).with(v2::API_VERSION, "registry/2.0");
     }
     in_form_of(api, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message).with(WWW_AUTHENTICATE, errors::BASIC_CHALLENGE)
 }

@@ -1,8 +1,8 @@
 //! Which schemas of manifests a client understands.
 
 use http::HeaderMap;
-use http::header::ACCEPT;
 
+use super::accept::Accept;
 use super::docker::Docker;
 
 /// What docker 1.6 to 1.9 understand.
@@ -17,32 +17,29 @@ const LATER: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
 ];
 
-/// Whether a client would understand nothing but schema 1: it says so, or it is a docker that says nothing and knows
-/// nothing else. Whoever else says nothing gets what is stored.
+/// Whether a client would understand nothing but schema 1: it says so, or it is a docker that knows nothing else, whatever
+/// it says. Whoever else says nothing gets what is stored.
 pub(crate) fn only_schema1(headers: &HeaderMap) -> bool {
-    let names = |known: &[&str]| accepted(headers).any(|one| known.iter().any(|known| one.eq_ignore_ascii_case(known)));
-    if names(&LATER) {
-        return false;
-    }
+    let accept = Accept::of(headers);
     // None of these dockers sends `Accept`.
-    names(&SCHEMA1) || Docker::of(headers).is_some_and(|docker| (Docker(1, 6)..Docker(1, 10)).contains(&docker))
+    if Docker::of(headers).is_some_and(|docker| (Docker(1, 6)..Docker(1, 10)).contains(&docker)) {
+        return !LATER.iter().any(|known| accept.names(known));
+    }
+    SCHEMA1.iter().any(|known| accept.names(known)) && !LATER.iter().any(|known| accept.takes(known))
 }
 
-/// Whether a client says that it understands schema 1 but not what is stored: docker 1.10 to 1.13 do of OCI's manifests.
+/// Whether a client names schema 1 and wants it more than what is stored, which it may not understand at all: docker 1.10
+/// to 1.13 don't understand OCI's manifests.
 pub(crate) fn rather_schema1(headers: &HeaderMap, stored: &str) -> bool {
-    let names = |known: &[&str]| accepted(headers).any(|one| known.iter().any(|known| one.eq_ignore_ascii_case(known)));
-    names(&SCHEMA1) && !names(&[stored, "*/*", "application/*"])
-}
-
-fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim())
+    let accept = Accept::of(headers);
+    let wanted = SCHEMA1.iter().filter(|known| accept.names(known)).map(|known| accept.quality(known)).max();
+    wanted.is_some_and(|wanted| !SCHEMA1.contains(&stored) && wanted > accept.quality(stored))
 }
 
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use http::header::USER_AGENT;
+    use http::header::{ACCEPT, USER_AGENT};
 
     use super::*;
 
@@ -55,6 +52,14 @@ mod tests {
         assert!(!asks(docker_1_12, LATER[0]) && !asks(docker_1_12, LATER[1]));
         assert!(!asks("*/*", LATER[2]) && !asks(LATER[0], LATER[2]));
         assert!(!asks("application/vnd.docker.distribution.manifest.v1+json, */*", LATER[2]));
+        assert!(!asks("application/vnd.docker.distribution.manifest.v1+json, application/*", LATER[2]));
+        assert!(asks("application/vnd.docker.distribution.manifest.v1+json, */*;q=0.5", LATER[2]));
+        assert!(asks(
+            "application/vnd.docker.distribution.manifest.v1+json, */*, application/vnd.oci.image.manifest.v1+json;q=0",
+            LATER[2]
+        ));
+        assert!(!asks("application/vnd.docker.distribution.manifest.v1+json;q=0", LATER[2]));
+        assert!(!asks("application/vnd.docker.distribution.manifest.v1+json", SCHEMA1[1]));
     }
 
     #[test]
@@ -73,7 +78,8 @@ mod tests {
             ("docker/1.9.1 go/go1.4.2", &["*/*"]),
             ("docker/1.7", &["application/json"]),
             ("curl/7.88", &[SCHEMA1[1]]),
-            ("curl/7.88", &["text/html, application/vnd.docker.distribution.manifest.v1+json;q=0.5", "*/*"]),
+            ("curl/7.88", &["text/html, application/vnd.docker.distribution.manifest.v1+json;q=0.5", "text/*"]),
+            ("curl/7.88", &[SCHEMA1[0], "application/vnd.oci.image.manifest.v1+json;q=0"]),
         ] {
             assert!(ask(agent, accepts), "{agent} {accepts:?}");
         }
@@ -86,6 +92,10 @@ mod tests {
             ("docker/20.10.24", &[]),
             ("moby docker/1.6.0", &[]),
             (old, &[LATER[0]]),
+            // A wildcard is for what came later too.
+            ("curl/7.88", &[SCHEMA1[1], "*/*"]),
+            ("curl/7.88", &[SCHEMA1[1], "application/*;q=0.1"]),
+            ("curl/7.88", &["application/vnd.docker.distribution.manifest.v1+json;q=0"]),
             ("skopeo/1.9", &[SCHEMA1[0], LATER[2]]),
             (
                 "docker/1.12.6",

@@ -25,6 +25,7 @@ mod search;
 mod shown;
 mod site;
 mod tools;
+mod transfer;
 
 const PASSWORD: &str = "correct horse";
 const CONFIG: &str = r#"

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use berth_names::ImageName;
+use berth_names::{ImageName, RepositoryKey};
 use berth_registry::access::{Access, Audience, Caller, Grant, Grants, Issued, Right, Rights, TokenUse};
 use berth_registry::{Body, Challenge, Error, Repositories};
 use http::StatusCode;
@@ -25,13 +25,42 @@ const FORM_BYTES_MAX: usize = 64 << 10;
 /// Scopes in one request: docker asks for two, a client that mounts from everywhere for more.
 const SCOPES_MAX: usize = 64;
 
+/// What a request is for, as far as a token for it must say so.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) route: &'a Route,
+    /// From where a blob is to be mounted, as the client wrote it.
+    from: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn new(place: &'a Place, route: &'a Route, query: &'a Query) -> Self {
+        let is_upload = matches!(route, Route::V2(V2::StartUpload { .. }));
+        Self { place, route, from: query.get("mount").filter(|_| is_upload).and_then(|_| query.get("from")) }
+    }
+
+    /// The image from which a blob is to be mounted, and its repository, if there could be such an image.
+    pub(crate) fn source(&self) -> Option<(RepositoryKey, ImageName)> {
+        self.place.image_named(self.from?)
+    }
+
+    /// What a token must be asked for.
+    fn scope(&self) -> Option<String> {
+        let scope = scope_of(self.place, self.route)?;
+        // A name that is one is as it was written.
+        let from = self.from.filter(|_| self.source().is_some());
+        Some(from.map_or_else(|| scope.clone(), |from| format!("{scope} repository:{from}:pull")))
+    }
+}
+
 /// Adds how to log in to a refusal over V2.
-pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, asked: Option<(&Place, &Route)>, error: Option<&str>) -> Answer {
+pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, wanted: Option<Wanted<'_>>, error: Option<&str>) -> Answer {
     if how == Challenge::Basic {
         return answer.with(WWW_AUTHENTICATE, errors::BASIC_CHALLENGE);
     }
     let mut text = format!("Bearer realm=\"{}{}v2/token\",service=\"{}\"", view.origin, view.root(), view.origin.authority());
-    if let Some(scope) = asked.and_then(|(place, route)| scope_of(place, route)) {
+    if let Some(scope) = wanted.and_then(|wanted| wanted.scope()) {
         text += &format!(",scope=\"{scope}\"");
     }
     if let Some(error) = error {
@@ -41,8 +70,8 @@ pub(crate) fn challenge(answer: Answer, how: Challenge, view: &ClientView, asked
 }
 
 /// The detail of a refusal, as docker's own registry gives it: what would have been needed, one entry for each action.
-pub(crate) fn detail(asked: Option<(&Place, &Route)>) -> Value {
-    let scopes = asked.and_then(|(place, route)| scope_of(place, route)).unwrap_or_default();
+pub(crate) fn detail(wanted: Option<Wanted<'_>>) -> Value {
+    let scopes = wanted.and_then(|wanted| wanted.scope()).unwrap_or_default();
     let needed = scopes.split(' ').filter_map(|scope| {
         let (kind, rest) = scope.split_once(':')?;
         let (name, actions) = rest.rsplit_once(':')?;
@@ -161,7 +190,7 @@ async fn read_form(body: Body, credentials: Credentials, place: &Place) -> Resul
         Err(Unreadable::Interrupted) => return Err(errors::of_token(&Error::Interrupted)),
     };
     let form =
-        std::str::from_utf8(&bytes).ok().and_then(|text| Query::parse(Some(text)).ok()).ok_or_else(|| bad("the form can't be read"))?;
+        std::str::from_utf8(&bytes).ok().and_then(|text| Query::parse_form(text).ok()).ok_or_else(|| bad("the form can't be read"))?;
     let (credentials, refresh_token) = match form.get("grant_type") {
         Some("password") => {
             let (user, password) = (form.get("username").unwrap_or_default(), form.get("password").unwrap_or_default());

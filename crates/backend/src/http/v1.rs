@@ -10,7 +10,7 @@ use berth_names::{ApiVersion, ImageName, Tag};
 use berth_registry::v1::{IMAGE_JSON_BYTES_MAX, ImageContent, ImageId, TagRecord};
 use berth_registry::{BlobContent, Error};
 use http::StatusCode;
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderName, PRAGMA, RANGE, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, PRAGMA, WWW_AUTHENTICATE};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -18,10 +18,9 @@ use serde_json::{Value, json};
 use super::body::{Unreadable, read_limited};
 use super::call::{Call, RequestBody};
 use super::errors;
-use super::respond::{Answer, With, empty, json, whole};
+use super::respond::{Answer, With, content, empty, json, tag_of, whole};
 use super::route::V1;
 use super::token;
-use super::v2::stream_blob;
 
 const REGISTRY_VERSION: HeaderName = HeaderName::from_static("x-docker-registry-version");
 const REGISTRY_STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standalone");
@@ -301,7 +300,8 @@ pub(crate) async fn get_image_json(call: &Call, id: &ImageId) -> Outcome {
 }
 
 fn image_answer(image: ImageContent) -> Answer {
-    let answer = whole(StatusCode::OK, "application/json", image.json).with(CACHE_CONTROL, FOREVER);
+    let tag = tag_of(&image.json);
+    let answer = whole(StatusCode::OK, "application/json", image.json).with(CACHE_CONTROL, FOREVER).with(ETAG, tag);
     let answer = answer.with(SIZE, image.layer_size.to_string());
     match image.payload_checksum {
         Some(checksum) => answer.with(CHECKSUM_PAYLOAD, checksum),
@@ -317,16 +317,16 @@ pub(crate) async fn put_layer(call: &Call, id: &ImageId, body: RequestBody) -> O
 
 pub(crate) async fn get_layer(call: &Call, id: &ImageId) -> Outcome {
     require_visible(call, id).await?;
-    Ok(layer_answer(call, &call.registry.v1_layer(&call.repository.key, id).await?))
+    Ok(layer_answer(call.registry.v1_layer(&call.repository.key, id).await?))
 }
 
-fn layer_answer(call: &Call, layer: &BlobContent) -> Answer {
-    let describe =
-        |answer: Answer| answer.with(CONTENT_TYPE, "application/octet-stream").with(CACHE_CONTROL, FOREVER).with(ACCEPT_RANGES, "bytes");
-    if call.is_head {
-        return describe(empty(StatusCode::OK).with(CONTENT_LENGTH, layer.size.to_string()));
+fn layer_answer(layer: BlobContent) -> Answer {
+    let tag = layer.digest().map(|digest| format!("\"{digest}\""));
+    let answer = content(layer).with(CONTENT_TYPE, "application/octet-stream").with(CACHE_CONTROL, FOREVER).with(ACCEPT_RANGES, "bytes");
+    match tag {
+        Some(tag) => answer.with(ETAG, tag),
+        None => answer,
     }
-    describe(stream_blob(layer, call.header(RANGE)))
 }
 
 pub(crate) async fn put_checksum(call: &Call, id: &ImageId) -> Outcome {
@@ -341,7 +341,9 @@ pub(crate) async fn get_ancestry(call: &Call, id: &ImageId) -> Outcome {
 }
 
 fn ancestry_answer(chain: &[ImageId]) -> Answer {
-    json(StatusCode::OK, &chain).with(CACHE_CONTROL, FOREVER)
+    let answer = serde_json::to_vec(&chain).unwrap_or_default();
+    let tag = tag_of(&answer);
+    whole(StatusCode::OK, "application/json", answer.into()).with(CACHE_CONTROL, FOREVER).with(ETAG, tag)
 }
 
 pub(crate) async fn search(call: &Call) -> Outcome {

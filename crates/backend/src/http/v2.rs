@@ -2,20 +2,20 @@
 
 use berth_names::{Digest, ImageName, Reference};
 use berth_registry::access::Right;
-use berth_registry::{BlobContent, Error, MANIFEST_BYTES_MAX, Page, ReferrerDescriptor, UploadId};
+use berth_registry::{Error, MANIFEST_BYTES_MAX, Page, Piece, ReferrerDescriptor, UploadId};
 use http::StatusCode;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LINK, LOCATION, RANGE, VARY,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LINK, LOCATION, RANGE, VARY,
 };
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::body::{ResponseBody, Unreadable, read_limited};
+use super::body::{Unreadable, read_limited};
 use super::call::{Call, RequestBody};
 use super::errors;
-use super::params::{ByteRange, PageSize, content_range, encoded, requested_range};
-use super::respond::{Answer, With, empty, json, whole};
+use super::params::{PageSize, content_range, encoded};
+use super::respond::{Answer, With, content, empty, json, whole};
 use super::route::{V2, is_tarsum};
 use super::schemas;
 
@@ -85,14 +85,9 @@ pub(crate) async fn get_manifest(call: &Call, image: &ImageName, reference: &Ref
     }
     // The signatures of a signed manifest are no part of what its digest is of.
     let weak = if manifest.is_signed() { "W/" } else { "" };
-    let tag = format!("\"{}\"", manifest.digest);
-    let is_seen = |seen: &str| seen.split(',').any(|one| one.trim().trim_start_matches("W/") == tag);
-    let answer = if call.header(IF_NONE_MATCH).is_some_and(is_seen) {
-        empty(StatusCode::NOT_MODIFIED)
-    } else {
-        whole(StatusCode::OK, &manifest.media_type, manifest.bytes)
-    };
-    let answer = answer.with(ETAG, format!("{weak}{tag}")).with(CONTENT_DIGEST, manifest.digest.to_string());
+    let answer = whole(StatusCode::OK, &manifest.media_type, manifest.bytes)
+        .with(ETAG, format!("{weak}\"{}\"", manifest.digest))
+        .with(CONTENT_DIGEST, manifest.digest.to_string());
     Ok(match reference {
         Reference::Tag(_) => answer.with(VARY, "Accept, User-Agent"),
         Reference::Digest(_) => answer,
@@ -126,12 +121,11 @@ pub(crate) async fn delete_manifest(call: &Call, image: &ImageName, reference: &
 }
 
 pub(crate) async fn get_blob(call: &Call, image: &ImageName, digest: &Digest) -> Outcome {
-    let etag = format!("\"{digest}\"");
     let describe = |answer: Answer| {
         answer
             .with(CONTENT_TYPE, "application/octet-stream")
             .with(CONTENT_DIGEST, digest.to_string())
-            .with(ETAG, &etag)
+            .with(ETAG, format!("\"{digest}\""))
             .with(CACHE_CONTROL, FOREVER)
             .with(ACCEPT_RANGES, "bytes")
     };
@@ -144,31 +138,7 @@ pub(crate) async fn get_blob(call: &Call, image: &ImageName, digest: &Digest) ->
         return Ok(describe(empty(StatusCode::OK).with(CONTENT_LENGTH, size.to_string())));
     }
     let blob = call.registry.open_blob(&call.repository.key, image, digest).await?;
-    if call.header(IF_NONE_MATCH).is_some_and(|seen| seen.split(',').any(|one| one.trim() == etag)) {
-        return Ok(describe(empty(StatusCode::NOT_MODIFIED)));
-    }
-    Ok(describe(stream_blob(&blob, call.header(RANGE))))
-}
-
-/// A blob or the part of it that a `Range` header asks for; V1 layers are served the same way.
-pub(crate) fn stream_blob(blob: &BlobContent, range: Option<&str>) -> Answer {
-    let (status, range) = match requested_range(range, blob.size) {
-        ByteRange::Whole => (StatusCode::OK, 0..blob.size),
-        ByteRange::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
-        ByteRange::Unsatisfiable => {
-            // Docker takes a 416 without a body for "you have everything" (protocol reference §4.7).
-            return empty(StatusCode::RANGE_NOT_SATISFIABLE)
-                .with(CONTENT_RANGE, format!("bytes */{}", blob.size))
-                .with(CONTENT_LENGTH, "0");
-        }
-    };
-    let left = range.end - range.start;
-    let mut answer = empty(status);
-    if status == StatusCode::PARTIAL_CONTENT {
-        answer = answer.with(CONTENT_RANGE, format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size));
-    }
-    *answer.body_mut() = ResponseBody::Stream { left, pieces: blob.read(range) };
-    answer
+    Ok(describe(content(blob)))
 }
 
 pub(crate) async fn delete_blob(call: &Call, image: &ImageName, digest: &Digest) -> Outcome {
@@ -177,31 +147,39 @@ pub(crate) async fn delete_blob(call: &Call, image: &ImageName, digest: &Digest)
 }
 
 pub(crate) async fn start_upload(call: &Call, image: &ImageName, body: RequestBody) -> Outcome {
-    let repository = &call.repository.key;
-    if let Some(mount) = call.query.get("mount") {
-        let Ok(digest) = mount.parse::<Digest>() else { return invalid("DIGEST_INVALID", "mount must be a digest") };
-        // Without a source, or with one that does not have it, the client uploads.
-        if let Some(from) = call.query.get("from") {
-            if from.parse::<ImageName>().is_err() {
-                return invalid("NAME_INVALID", "from must be an image name");
-            }
-            // A source that the caller may not read is one that does not have it, and so is one in another repository, or a
-            // name without a repository where names begin with one: nothing is shared between them.
-            let source = call.place.image_named(from).filter(|(source, from)| source == repository && call.rights(from).has(Right::Read));
-            if let Some((_, from)) = source
-                && call.registry.mount_blob(repository, (&from, image), &digest, &call.holder()).await?
-            {
-                return Ok(created(call, image, &digest));
-            }
+    if let Some(wanted) = call.query.get("mount") {
+        let Ok(digest) = wanted.parse::<Digest>() else { return invalid("DIGEST_INVALID", "mount must be a digest") };
+        // What can't be mounted, the client uploads.
+        if mount(call, image, &digest).await? {
+            return Ok(created(call, image, &digest));
         }
     }
-    let id = call.registry.start_upload(repository, image, call.owner()).await?;
+    let id = call.registry.start_upload(&call.repository.key, image, call.owner()).await?;
     match call.query.get("digest") {
         Some(digest) => match digest.parse() {
-            Ok(digest) => finish(call, image, &id, &digest, body).await,
+            Ok(digest) => finish(call, image, &id, &digest, body.into()).await,
             Err(_) => invalid("DIGEST_INVALID", if is_tarsum(digest) { errors::NO_TARSUMS } else { "digest must be a digest" }),
         },
         None => Ok(accepted(call, image, &id, 0)),
+    }
+}
+
+/// Makes a blob visible in the image that the client need not send, if it can be had from another image.
+async fn mount(call: &Call, image: &ImageName, digest: &Digest) -> Result<bool, Error> {
+    let repository = &call.repository.key;
+    let source = match call.query.get("from") {
+        // A source that the caller may not read is one that does not have it, and so is one in another repository, or a
+        // name without a repository where names begin with one: nothing is shared between them.
+        Some(from) => {
+            let named = call.place.image_named(from).filter(|(source, _)| source == repository);
+            named.map(|(_, from)| from).filter(|from| call.rights(from).has(Right::Read))
+        }
+        // No token can have been issued for a source that has no name: what the account may read decides.
+        None => call.registry.image_with(repository, digest, &|name| call.lists(name)).await?,
+    };
+    match source {
+        Some(from) => call.registry.mount_blob(repository, (&from, image), digest, &call.holder()).await,
+        None => Ok(false),
     }
 }
 
@@ -211,15 +189,10 @@ pub(crate) async fn upload_status(call: &Call, image: &ImageName, id: &UploadId)
 }
 
 pub(crate) async fn append_upload(call: &Call, image: &ImageName, id: &UploadId, body: RequestBody) -> Outcome {
-    let chunk = match call.header(CONTENT_RANGE).map(content_range) {
-        Some(None) => return invalid("BLOB_UPLOAD_INVALID", "Content-Range must be <first>-<last>"),
-        Some(Some((start, end))) => (Some(start), Some(end - start + 1)),
-        None => (None, None),
-    };
-    match call.registry.append_upload(&call.repository.key, image, call.owner(), id, chunk, body).await {
+    let Some(piece) = piece(call, body) else { return not_a_range() };
+    match call.registry.append_upload(&call.repository.key, image, call.owner(), id, piece).await {
         Ok(progress) => Ok(accepted(call, image, id, progress.offset)),
-        Err(error @ Error::ChunkOutOfOrder { offset }) => Ok(positioned(errors::of_v2(&error), call, image, id, offset)),
-        Err(error) => Err(error),
+        Err(error) => out_of_order(call, image, id, error),
     }
 }
 
@@ -228,11 +201,49 @@ pub(crate) async fn finish_upload(call: &Call, image: &ImageName, id: &UploadId,
         let names_tarsum = call.query.get("digest").is_some_and(is_tarsum);
         return invalid("DIGEST_INVALID", if names_tarsum { errors::NO_TARSUMS } else { "the digest parameter is missing or no digest" });
     };
-    finish(call, image, id, &digest, body).await
+    let Some(piece) = piece(call, body) else { return not_a_range() };
+    // Some clients say where the last chunk was, or where the next would be, although they send nothing any more.
+    let piece = Piece { is_empty: !call.announces_body(), ..piece };
+    let finished = finish(call, image, id, &digest, piece).await;
+    if matches!(finished, Err(Error::UploadUnknown)) && is_finished(call, image, &digest).await? {
+        return Ok(created(call, image, &digest));
+    }
+    finished.or_else(|error| out_of_order(call, image, id, error))
 }
 
-async fn finish(call: &Call, image: &ImageName, id: &UploadId, digest: &Digest, body: RequestBody) -> Outcome {
-    call.registry.finish_upload(&call.repository.key, image, call.client(&call.holder()), id, digest, body).await?;
+/// What the request brings of an upload; `None` if it says where that belongs in a way that can't be read.
+fn piece(call: &Call, body: RequestBody) -> Option<Piece> {
+    let range = call.header(CONTENT_RANGE).map(content_range);
+    if let Some(None) = range { None } else { Some(Piece { range: range.flatten(), ..body.into() }) }
+}
+
+fn not_a_range() -> Outcome {
+    invalid("BLOB_UPLOAD_INVALID", "Content-Range must be <first>-<last>")
+}
+
+/// Whoever sends what belongs elsewhere is told where to go on.
+fn out_of_order(call: &Call, image: &ImageName, id: &UploadId, error: Error) -> Outcome {
+    match error {
+        Error::ChunkOutOfOrder { offset } => Ok(positioned(errors::of_v2(&error), call, image, id, offset)),
+        error => Err(error),
+    }
+}
+
+/// Whether there is nothing left to do for whoever finishes an upload that is gone: the answer to the first time may have
+/// been lost on the way. Who may not read the blob is not told that it is there.
+async fn is_finished(call: &Call, image: &ImageName, digest: &Digest) -> Result<bool, Error> {
+    if !call.rights(image).has(Right::Read) {
+        return Ok(false);
+    }
+    match call.registry.stat_blob(&call.repository.key, image, digest).await {
+        Ok(_) => call.registry.lease(&call.repository.key, image, digest, &call.holder()).await,
+        Err(Error::BlobUnknown(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn finish(call: &Call, image: &ImageName, id: &UploadId, digest: &Digest, piece: Piece) -> Outcome {
+    call.registry.finish_upload(&call.repository.key, image, call.client(&call.holder()), id, digest, piece).await?;
     Ok(created(call, image, digest))
 }
 

@@ -71,7 +71,7 @@ pub(super) async fn upload(
 ) -> Result<Fed, Trouble> {
     let (registry, key) = (&import.registry, &import.repository.key);
     let id = registry.start_upload(key, image, None).await?;
-    let appended = import.watch(what, registry.append_upload(key, image, None, &id, (None, None), body)).await;
+    let appended = import.watch(what, registry.append_upload(key, image, None, &id, body)).await;
     let judged = match (appended, outcome.await) {
         (Ok(_), Ok(Ok(fed))) => judge(&fed).map(|digest| (fed, digest)).map_err(Trouble::Skip),
         (Err(Error::Interrupted), Ok(Err(error))) => Err(Trouble::Skip(format!("{what} can't be read: {error}"))),

@@ -84,7 +84,7 @@ async fn backups_under_pushes_deletions_and_collections_are_whole() {
     // An upload that never ends: it is in no backup.
     let open_upload = registry.start_upload(&repository, &image, None).await.unwrap();
     let begun = futures::stream::iter([Ok(Bytes::from(vec![1; LAYER_BYTES]))]).boxed();
-    registry.append_upload(&repository, &image, None, &open_upload, (None, None), begun).await.unwrap();
+    registry.append_upload(&repository, &image, None, &open_upload, begun).await.unwrap();
 
     let (acknowledged, stop) = (Tags::default(), AtomicBool::new(false));
     let pushing = futures::future::join_all((0..PUSHERS).map(|pusher| push_and_delete(&registry, pusher, &acknowledged, &stop)));

@@ -11,7 +11,6 @@ use berth_registry::v1::{ImageId, TreeImage};
 use berth_registry::{Error, Repository, is_sane_json};
 use berth_storage::keys::Item;
 use http::StatusCode;
-use http::header::ACCEPT;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -21,6 +20,7 @@ use super::openapi::names;
 use super::promotion::{image_name, tag_name};
 use super::storage::uri;
 use super::{RestCall, bad, may, refused, require, said, seen_repository};
+use crate::http::accept::Accept;
 use crate::http::respond::{Answer, json as json_answer};
 
 /// Values in the config or JSON of an image that is shown; docker's have some hundreds.
@@ -85,8 +85,7 @@ pub(super) async fn ancestry(call: &RestCall, key: &RepositoryKey) -> Outcome {
     let (image, tag) = named(call, &repository)?;
     let sees = |image: &ImageName| may(call, &repository, image, Right::Read);
     let tree = call.registry.v1_tree(key, image.as_ref(), tag.as_ref(), &sees).await.map_err(refused)?;
-    let accepts = call.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.trim_start().starts_with("text/plain") {
+    if Accept::of(&call.headers).prefers("text/plain", "application/json") {
         return Ok(said(StatusCode::OK, drawn(&tree)));
     }
     let images = tree

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use http::StatusCode;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use super::job::{self, Receipts, ShownReceipt};
 use super::openapi::names;
 use super::promotion::{image_name, tag_name};
 use super::{RestCall, bad, may, read_json, refused, require, seen_repository};
+use crate::http::accept::Accept;
 use crate::http::body::ResponseBody;
 use crate::http::errors;
 use crate::http::respond::{Answer, With, json as json_answer};
@@ -177,8 +178,7 @@ fn is_ones_own(call: &RestCall, job: &Job) -> bool {
 }
 
 fn wants_events(call: &RestCall) -> bool {
-    let accepted = call.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accepted.split(',').any(|one| one.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(EVENTS)))
+    Accept::of(&call.headers).prefers(EVENTS, "application/json")
 }
 
 /// The job once it has ended; `None` if that takes too long.

@@ -19,11 +19,11 @@ use std::sync::OnceLock;
 use berth_names::ApiVersion;
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, ETAG};
 use serde_json::{Map, Value, json};
 
 use super::{Browse, Noun, Rest, demand, find};
-use crate::http::respond::{Answer, With, whole};
+use crate::http::respond::{Answer, With, tag_of, whole};
 use crate::http::route;
 use operation::{Operation, REFUSALS, Tag, Way};
 pub(super) use schemas::add_properties;
@@ -325,8 +325,10 @@ fn path_parameters(path: &str) -> Vec<Value> {
 /// The description as it is served: the same bytes for everybody, made once.
 pub(super) fn serve() -> Answer {
     static BYTES: OnceLock<Bytes> = OnceLock::new();
+    static TAG: OnceLock<String> = OnceLock::new();
     let bytes = BYTES.get_or_init(|| document().to_string().into()).clone();
-    whole(StatusCode::OK, "application/json", bytes).with(CACHE_CONTROL, "no-cache")
+    let tag = TAG.get_or_init(|| tag_of(&bytes));
+    whole(StatusCode::OK, "application/json", bytes).with(CACHE_CONTROL, "no-cache").with(ETAG, tag)
 }
 
 #[cfg(test)]

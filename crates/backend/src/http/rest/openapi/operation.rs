@@ -244,12 +244,13 @@ fn refusals(demand: Demand, writes: bool, has_body: bool) -> impl Iterator<Item 
 }
 
 /// Every refusal, with its name and what it means.
-pub(super) const REFUSALS: [(StatusCode, &str, &str); 12] = [
+pub(super) const REFUSALS: [(StatusCode, &str, &str); 13] = [
     (StatusCode::BAD_REQUEST, "BadRequest", "What was asked can't be done, or not be read; the message says why."),
     (StatusCode::UNAUTHORIZED, "Unauthorized", "Credentials are needed, or those that were sent are wrong."),
     (StatusCode::FORBIDDEN, "Forbidden", "The caller may not do this, or it is a page of another site in the caller's browser."),
     (StatusCode::NOT_FOUND, "NotFound", "It is not there, or the caller may not know that it is."),
     (StatusCode::CONFLICT, "Conflict", "What is there already, or is going on, does not allow it."),
+    (StatusCode::PRECONDITION_FAILED, "NotWhatItDependsOn", "What is there is not what the request depends on."),
     (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge", "The body is too large."),
     (StatusCode::UNSUPPORTED_MEDIA_TYPE, "NotJson", "The body is not said to be JSON: `Content-Type: application/json`."),
     (StatusCode::URI_TOO_LONG, "PathTooLong", "The path is too long."),

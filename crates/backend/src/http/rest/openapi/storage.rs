@@ -104,13 +104,17 @@ pub(super) fn download() -> Operation {
     let bytes = || json!({});
     Operation::new(Tag::Storage, Method::GET, FILE, "A file's content")
         .also("Head", Method::HEAD, FILE)
-        .header("Range", json!({ "type": "string" }), "A part of it: `bytes=0-1023`.")
+        .header("Range", json!({ "type": "string" }), "A part of it: `bytes=0-1023`; several, up to 64, come as `multipart/byteranges`.")
+        .header("If-Range", json!({ "type": "string" }), "The `ETag` of what one has the beginning of: of anything else the whole is sent.")
+        .header("If-Match", json!({ "type": "string" }), "The `ETag` that it must have.")
         .header("If-None-Match", json!({ "type": "string" }), "What an answer gave as `ETag`.")
+        .header("If-Modified-Since", json!({ "type": "string" }), "What an answer gave as `Last-Modified`.")
+        .header("If-Unmodified-Since", json!({ "type": "string" }), "When it must have been last modified, at the latest.")
         .answers_as(StatusCode::OK, "*/*", bytes(), "The file.")
         .answers_as(StatusCode::PARTIAL_CONTENT, "*/*", bytes(), "The part.")
         .answers_nothing(StatusCode::NOT_MODIFIED, "It is the same as before.")
         .answers_nothing(StatusCode::RANGE_NOT_SATISFIABLE, "The part lies behind the end.")
-        .refuses(&[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND])
+        .refuses(&[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::PRECONDITION_FAILED])
 }
 
 pub(super) fn delete() -> Operation {

@@ -102,9 +102,9 @@ pub(super) fn ready() -> Operation {
 }
 
 pub(super) fn description() -> Operation {
-    Operation::new(Tag::System, Method::GET, "/artifactory/api/openapi.json", "This description").answers_json(
-        StatusCode::OK,
-        json!({ "type": "object" }),
-        "OpenAPI 3.1.",
-    )
+    Operation::new(Tag::System, Method::GET, "/artifactory/api/openapi.json", "This description")
+        .header("If-None-Match", json!({ "type": "string" }), "What an answer gave as `ETag`.")
+        .answers_json(StatusCode::OK, json!({ "type": "object" }), "OpenAPI 3.1.")
+        .answers_nothing(StatusCode::NOT_MODIFIED, "It is the same as before.")
+        .refuses(&[StatusCode::PRECONDITION_FAILED])
 }
