@@ -100,7 +100,9 @@ thread_local! {
 }
 
 fn same((method, target, body): &Found, message: &Message, passed: &[u8]) {
-    let line = passed[message.head.clone()].split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let head = &passed[message.head.clone()];
+    // An empty line in front is passed over.
+    let line = head.strip_prefix(b"\r\n").unwrap_or(head).split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
     assert_eq!(words.next(), Some(method.as_bytes()));
     let written = words.next().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use berth_names::{ApiVersion, Network, RepositoryKey};
+use berth_names::{ApiVersion, InvalidOrigin, Network, Origin, RepositoryKey};
 use berth_registry::CleanupTimes;
 use berth_storage::rocksdb::Memory;
 use serde::Deserialize;
@@ -29,6 +29,9 @@ pub(crate) struct Config {
     /// Passwords, and what strangers are told.
     #[serde(default)]
     pub(crate) security: Security,
+    /// Pages of other origins that may use docker's API.
+    #[serde(default)]
+    pub(crate) cors: Cors,
     /// What is written down about who did what.
     #[serde(default)]
     pub(crate) audit: Audit,
@@ -74,6 +77,34 @@ impl Default for Security {
     fn default() -> Self {
         let passwords = berth_registry::access::PasswordPolicy::default();
         Self { password_chars_min: passwords.chars_min, breached_passwords: None, hide_unauthorized: true }
+    }
+}
+
+/// Pages of other origins that may use docker's API from a browser.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cors {
+    /// Theirs.
+    pub(crate) origins: Vec<AllowedOrigin>,
+    /// Whether the browser may send the password that it remembers with what they ask.
+    pub(crate) credentials: bool,
+}
+
+/// An origin whose pages are let in.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum AllowedOrigin {
+    /// `*`: every page may read.
+    Any,
+    /// The pages of this one may do what their user may.
+    This(Origin),
+}
+
+impl TryFrom<String> for AllowedOrigin {
+    type Error = InvalidOrigin;
+
+    fn try_from(text: String) -> Result<Self, InvalidOrigin> {
+        if text == "*" { Ok(Self::Any) } else { text.parse().map(Self::This) }
     }
 }
 
@@ -256,6 +287,10 @@ impl Config {
         let file = path.display();
         anyhow::ensure!(self.listen.unix.is_some() || self.listen.tcp.is_some(), "{file}: [listen] needs `unix`, `tcp` or both");
         anyhow::ensure!(self.security.password_chars_min >= 1, "{file}: [security] password_chars_min must be 1 or more");
+        anyhow::ensure!(
+            !(self.cors.credentials && self.cors.origins.contains(&AllowedOrigin::Any)),
+            "{file}: [cors] credentials can't be for every page: list the origins instead of \"*\""
+        );
         anyhow::ensure!(self.audit.files_max >= 2, "{file}: [audit] files_max must be 2 or more");
         anyhow::ensure!(self.audit.file_bytes_max >= 4096, "{file}: [audit] file_bytes_max must be 4096 or more");
         let Places { connections, bodies_per_client, .. } = self.places;
@@ -347,6 +382,12 @@ mod tests {
             (format!("trusted_proxies = [\"10.0.0.0/33\"]\n{GOOD}"), "backend.toml:1:"),
             (format!("trusted_proxies = [\"10.1.2.3/8\"]\n{GOOD}"), "a network like"),
             (format!("trusted_proxies = [\"10.0.0.0/+8\"]\n{GOOD}"), "a network like"),
+            (
+                format!("{GOOD}[cors]\norigins = [\"*\"]\ncredentials = true\n"),
+                "[cors] credentials can't be for every page: list the origins instead of \"*\"",
+            ),
+            (format!("{GOOD}[cors]\norigins = [\"https://ui.example.com/\"]\n"), "an origin is `http://` or `https://` and a host"),
+            (format!("{GOOD}[cors]\norigin = \"*\"\n"), "unknown field `origin`"),
             (format!("{GOOD}[places]\nconnections = 8\n"), "connections must be 64 or more"),
             (format!("{GOOD}[places]\nbodies_per_client = 0\n"), "bodies_per_client must be 1 or more"),
             (format!("{GOOD}[places]\nrequests_per_client = 0\n"), "requests_per_client must be from 1 to `connections`, 8192"),

@@ -8,6 +8,7 @@ mod all;
 mod body;
 mod call;
 mod conditions;
+mod cors;
 mod credentials;
 mod demand;
 mod docker;
@@ -41,7 +42,7 @@ use berth_storage::rocksdb::{Backups, Stores};
 use berth_traces::{Span, Traces};
 use futures::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::audit::{Audit, Event};
@@ -49,6 +50,7 @@ use crate::config::{Config, Security, TrustedProxies};
 use crate::server::Peer;
 use body::ResponseBody;
 use conditions::Conditions;
+use cors::Cors;
 pub(crate) use credentials::Credentials;
 #[cfg(test)]
 pub(crate) use credentials::Secret;
@@ -69,6 +71,7 @@ pub(crate) struct Service {
     backups: Backups,
     traces: Option<Arc<Traces>>,
     places: Places,
+    cors: Option<Arc<Cors>>,
 }
 
 /// An answer, and what the logs say about who got it.
@@ -91,7 +94,8 @@ impl Service {
         let (registry, trusted_proxies) = (Arc::new(registry.clone()), Arc::new(config.trusted_proxies()));
         let backups = stores.backups.clone();
         let places = Places::new(&config.places);
-        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups, traces: None, places }, writer))
+        let cors = Cors::of(&config.cors).map(Arc::new);
+        Ok((Self { registry, access, audit, trusted_proxies, hide_unauthorized, backups, traces: None, places, cors }, writer))
     }
 
     /// The same service, which has its requests traced, if there is somewhere to send that.
@@ -110,13 +114,18 @@ impl Service {
             // The server loop sets it on every request; without it nobody could be trusted.
             return (errors::rest(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), Held::default());
         };
-        let head = Head::new(peer, parts.method, parts.uri, parts.headers);
+        let mut headers = parts.headers;
+        // HTTP/1.0 had no hosts, and load balancers still ask so whether we are there.
+        if parts.version == Version::HTTP_10 && !headers.contains_key(HOST) {
+            headers.insert(HOST, HeaderValue::from_static("localhost"));
+        }
+        let head = Head::new(peer, parts.method, parts.uri, headers);
         self.answer_head(head, body::incoming(incoming)).await
     }
 
     /// Answers a request of the operator's own, without a connection.
     pub(crate) async fn answer_operator(self, method: Method, uri: http::Uri, body: Body) -> Answer {
-        let header = http::HeaderValue::from_static;
+        let header = HeaderValue::from_static;
         let headers = HeaderMap::from_iter([(HOST, header("localhost")), (CONTENT_TYPE, header("application/json"))]);
         self.answer_head(Head::new(Peer::Operator, method, uri, headers), body).await.0
     }
@@ -188,6 +197,8 @@ impl Service {
         let drains = !head.headers.contains_key(EXPECT);
         let (body, rest) = body::lend(body);
         let conditions = Conditions::read(&head.method, &head.headers);
+        let cors = self.cors.as_ref().filter(|_| route::api(head.uri.path()) == route::Api::V2);
+        let page = cors.map(|cors| cors.page(&head.method, &head.headers));
         let prepared = self.prepare(head, &mut event, &mut held).await;
         let body = if held.is_small { body::hasten(body, held.body.take()) } else { body };
         let mut may_linger = drains;
@@ -206,6 +217,7 @@ impl Service {
             // Open to all, and the same wherever one asks: docker never sends credentials with it.
             Ok(Prepared::Ping) => v1::ping(),
             Ok(Prepared::LoggedIn) => v2::base().with(v2::API_VERSION, "registry/2.0"),
+            Ok(Prepared::Options(methods)) => cors::options(&methods),
             Ok(Prepared::All(request)) => {
                 request.answer().await.unwrap_or_else(|error| errors::of_v2(&error)).with(v2::API_VERSION, "registry/2.0")
             }
@@ -216,6 +228,10 @@ impl Service {
                 may_linger &= self.places.may_linger(&mut held);
                 if may_linger { *refused } else { refused.with(CONNECTION, "close") }
             }
+        };
+        let answer = match page {
+            Some(page) => page.dress(answer),
+            None => answer,
         };
         // Whoever still sends when the connection closes finds it reset, and never reads the answer.
         if may_linger {

@@ -325,6 +325,8 @@ async fn connection<S, F, B, H>(
         .header_read_timeout(head_max)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
+        // As everybody spells them: scripts of old look for `Docker-Content-Digest`.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use berth_names::{Content, Origin, Work};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use pingora::proxy::Session;
 
 use crate::bindings::Binding;
@@ -66,7 +66,8 @@ impl Gateway {
         }
         let forwarded = if is_trusted { Forwarded::read(&head.headers, &self.live.trusted_proxies()) } else { Forwarded::default() };
         let client = *request.client.insert(forwarded.client.unwrap_or(connection.peer));
-        let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded };
+        let may_lack_host = head.version == Version::HTTP_10;
+        let arrival = Arrival { listener: &listener, port: connection.port, forwarded: &forwarded, may_lack_host };
         let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
         let is_probe = self.live.answers_probes() && probe::is_probe(target);
         let method = head.method.clone();
@@ -108,6 +109,7 @@ impl Gateway {
                 }
                 Ok(Answer::Pass(upstream))
             }
+            Action::Options => Ok(Answer::Own(Own::options(binding.access.read_only))),
             Action::Redirect(to) => Ok(Answer::Own(Own::redirect(&to)?)),
             Action::GiveAuthority => Own::authority(&binding).map(Answer::Own),
             Action::ExplainTrust(origin) => Own::trust(&binding, &origin, &self.live.registries()).map(Answer::Own),

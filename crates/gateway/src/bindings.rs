@@ -171,6 +171,11 @@ impl Bindings {
         self.by_host.get(host).or_else(by_domain).or(self.any_host.as_ref())
     }
 
+    /// The binding that takes every host that no other binding names.
+    pub fn for_any_host(&self) -> Option<&Arc<Binding>> {
+        self.any_host.as_ref()
+    }
+
     /// The binding whose certificate and limits are for a client that named this server, or none, before its request
     /// has told what it is for.
     pub fn for_handshake(&self, server_name: Option<&str>) -> Option<&Arc<Binding>> {

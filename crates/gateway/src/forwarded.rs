@@ -1,13 +1,10 @@
 //! What a proxy in front says of the client. Only a trusted peer is asked.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use berth_names::{Authority, Network, Scheme};
+use berth_names::{Authority, Hops, Network, Scheme};
 use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderName};
-
-/// Most hops of `X-Forwarded-For` that are followed from the right.
-const HOPS_MAX: usize = 32;
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -28,19 +25,21 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// Reads the headers of a request that a trusted peer sent. Of a list, the last element counts: it is the trusted
-    /// peer's own, and what stands before it may be anybody's.
+    /// Reads the headers of a request that a trusted peer sent. Of each list that counts which was written by the trusted
+    /// proxy that the client spoke to; what stands before it may be anybody's.
     pub fn read(headers: &HeaderMap, trusted: &[Network]) -> Self {
-        let scheme = last(headers, X_FORWARDED_PROTO).and_then(|text| text.to_ascii_lowercase().parse().ok());
-        let host: Option<Authority> = last(headers, X_FORWARDED_HOST).and_then(|text| text.parse().ok());
-        let said = last(headers, X_FORWARDED_PORT).and_then(|text| text.parse().ok()).filter(|port| *port != 0);
+        let hops = Hops::walk(texts(headers, X_FORWARDED_FOR), |hop| trusted.iter().any(|network| network.contains(hop)));
+        let said = |name| hops.element(texts(headers, name));
+        let scheme = said(X_FORWARDED_PROTO).and_then(|text| text.to_ascii_lowercase().parse().ok());
+        let host: Option<Authority> = said(X_FORWARDED_HOST).and_then(|text| text.parse().ok());
+        let said = said(X_FORWARDED_PORT).and_then(|text| text.parse().ok()).filter(|port| *port != 0);
         // A proxy that says how it was spoken to, but not on which port, was spoken to on the port in the URL.
         let of_host = || match &host {
             Some(host) => host.port(),
             None => single(headers, http::header::HOST).and_then(|text| text.parse::<Authority>().ok()).and_then(|host| host.port()),
         };
         let port = said.or_else(|| scheme.map(|scheme: Scheme| of_host().unwrap_or(scheme.default_port())));
-        Self { client: client(headers, trusted), scheme, host, port }
+        Self { client: hops.client, scheme, host, port }
     }
 }
 
@@ -50,28 +49,9 @@ fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     values.next().is_none().then_some(value)
 }
 
-fn last(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get_all(name).iter().next_back()?.to_str().ok()?.rsplit(',').next().map(str::trim)
-}
-
-/// The last hop that is not one of ours. What stands to the left of a hop that can't be read is hearsay, like all that
-/// stands to the left of a stranger.
-fn client(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
-    let hops = headers.get_all(X_FORWARDED_FOR).iter().rev().flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
-    let mut client = None;
-    for hop in hops.map_while(hop).take(HOPS_MAX) {
-        client = Some(hop);
-        if !trusted.iter().any(|network| network.contains(hop)) {
-            break;
-        }
-    }
-    client
-}
-
-/// An address; some proxies write its port too.
-fn hop(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
-    text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip())).map(|address: IpAddr| address.to_canonical())
+/// The values of a header, in order; of one that is no text nothing can be read.
+fn texts(headers: &HeaderMap, name: HeaderName) -> impl DoubleEndedIterator<Item = &str> {
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -103,18 +83,25 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_last_stranger() {
-        for (hops, client) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("198.51.100.1, 192.0.2.1, 10.0.0.7", Some("192.0.2.1")),
-            ("10.0.0.8, 10.0.0.7", Some("10.0.0.8")),
-            ("192.0.2.1:4711", Some("192.0.2.1")),
-            ("192.0.2.1, unknown, 10.0.0.7", Some("10.0.0.7")),
-            ("unknown", None),
-            ("::ffff:192.0.2.1", Some("192.0.2.1")),
-        ] {
-            assert_eq!(read(&[("x-forwarded-for", hops)]).client, client.map(|text| text.parse().unwrap()), "{hops}");
-        }
+    fn what_the_first_trusted_proxy_has_written_counts_whatever_others_add() {
+        let origin = |headers: &[(&'static str, &str)]| {
+            let Forwarded { client, scheme, host, port } = read(headers);
+            (client.map(|client| client.to_string()), scheme.map(Scheme::as_str), host.map(|host| host.to_string()), port)
+        };
+        let three = [
+            ("x-forwarded-for", "203.0.113.9, 192.0.2.1, 10.0.0.8, 10.0.0.7"),
+            ("x-forwarded-proto", "gopher, https, http, http"),
+            ("x-forwarded-host", "evil.example, r.example:444, inner.example, inner2.example"),
+            ("x-forwarded-port", "1, 444, 8080, 8081"),
+        ];
+        let seen = (Some("192.0.2.1".to_owned()), Some("https"), Some("r.example:444".to_owned()), Some(444));
+        assert_eq!(origin(&three), seen);
+        // Who adds nothing to a list leaves it as it was.
+        let begun =
+            [("x-forwarded-for", "192.0.2.1, 10.0.0.8, 10.0.0.7"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "r.example:444")];
+        assert_eq!(origin(&begun), seen);
+        let stranger = [("x-forwarded-for", "10.0.0.8, 192.0.2.1"), ("x-forwarded-proto", "https, http")];
+        assert_eq!(origin(&stranger).1, Some("http"));
     }
 
     #[test]

@@ -254,6 +254,7 @@ mod tests {
     }
 
     const PLAIN: &str = "GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n";
+    const EMPTY_LINE: &str = "\r\nGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n";
     const SIZED: &str = "PUT /v2/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\na\r\n\r\n";
     const CHUNKED: &str = "PATCH /v2/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
                            5\r\na\r\n\r\n\r\n0A ;x=\"y\"\r\n0\r\n\r\n0\r\n\r\n\r\n0\r\nX-Y: z\r\nA:\r\n\r\n";
@@ -322,9 +323,13 @@ mod tests {
 
     #[test]
     fn what_will_be_refused_is_not_judged_twice() {
-        for head in
-            ["GET /v2/ HTTP/1.1\nHost: a\r\n\r\n", "\r\nGET / HTTP/1.1\r\n\r\n", "\r\n\r\n", "PUT / HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
-        {
+        for head in [
+            "GET /v2/ HTTP/1.1\nHost: a\r\n\r\n",
+            "\nGET / HTTP/1.1\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        ] {
             assert_eq!(follow(head.as_bytes()), Ok(Part::Anything), "{head:?}");
         }
         assert_eq!(follow(&[b'a'; HEAD_BYTES_MAX + 1]), Ok(Part::Anything));
@@ -337,6 +342,8 @@ mod tests {
             (PLAIN[..PLAIN.len() - 1].to_owned(), 0),
             (PLAIN.to_owned(), 1),
             (format!("{PLAIN}{SIZED}{CHUNKED}{PLAIN}"), 4),
+            (format!("\r\n{PLAIN}{SIZED}\r\n{CHUNKED}\r\n{PLAIN}"), 4),
+            (format!("{PLAIN}\r\n\r\n{PLAIN}"), 1),
             (format!("{PLAIN}GET /v2/?a b HTTP/1.1\r\nHost: a\r\n\r\n{PLAIN}"), 1),
             (format!("GET /v2/?a\tb HTTP/1.1\r\nHost: a\r\n\r\n{PLAIN}"), 0),
         ] {
@@ -349,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_as_good_as_the_whole(messages in prop::collection::vec(select(vec![PLAIN, SIZED, CHUNKED]), 1..5), cuts in prop::collection::vec(any::<Index>(), 0..20)) {
+        fn pieces_are_as_good_as_the_whole(messages in prop::collection::vec(select(vec![PLAIN, SIZED, CHUNKED, EMPTY_LINE]), 1..5), cuts in prop::collection::vec(any::<Index>(), 0..20)) {
             let bytes = messages.concat().into_bytes();
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
             cuts.extend([0, bytes.len()]);

@@ -31,7 +31,8 @@ pub enum Body {
     Chunked,
 }
 
-/// Checks the head of a request: request line, header fields and empty line, each with its line end.
+/// Checks the head of a request: request line, header fields and empty line, each with its line end. An empty line in front,
+/// which some clients send after a body, is passed over (RFC 9112, 2.2).
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
@@ -39,6 +40,7 @@ pub fn check(head: &[u8]) -> Result<Head<'_>, Refusal> {
     if head.len() > HEAD_BYTES_MAX {
         return Err(Refusal::HeadTooLarge);
     }
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let mut fields = 0;
     let (mut length, mut is_chunked) = (None, false);
     let mut lines = head.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r\n").ok_or(Refusal::Malformed));
@@ -97,7 +99,10 @@ mod tests {
     fn the_target_is_what_was_sent() {
         let head = check(b"GET /v2/a?b=c#d HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(head, Head { target: b"/v2/a?b=c#d", body: Body::Length(0) });
-        for bad in ["", "\r\n", "\r\nGET / HTTP/1.1\r\n", "GET /\r\n", "GET / a HTTP/1.1\r\n", "GET  / HTTP/1.1\r\n"] {
+        assert_eq!(check(b"\r\nGET / HTTP/1.1\r\n\r\n"), Ok(Head { target: b"/", body: Body::Length(0) }));
+        for bad in
+            ["", "\r\n", "\nGET / HTTP/1.1\r\n", "\r\n\r\nGET / HTTP/1.1\r\n", "GET /\r\n", "GET / a HTTP/1.1\r\n", "GET  / HTTP/1.1\r\n"]
+        {
             assert_eq!(check(bad.as_bytes()), Err(Refusal::Malformed), "{bad:?}");
         }
     }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use berth_names::{Origin, Work};
 use berth_places::Share;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST};
 use http::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -36,7 +36,7 @@ use crate::live::Live;
 use crate::observe::Observed;
 use crate::probe::{Facts, Probes};
 use crate::refusal::{Api, Refusal};
-use crate::request_id::{self, X_REQUEST_ID};
+use crate::request_id::{self, X_REQUEST_ID, X_REQUEST_ID_SPELT};
 use crate::rewrite;
 use crate::traces::Spans;
 use crate::upstream::{self, Attempts, Broken};
@@ -47,8 +47,8 @@ const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// What a registry API knows, for the answer to a method that it does not.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const SAFE_METHODS: &str = "GET, HEAD, OPTIONS";
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+pub(crate) const SAFE_METHODS: &str = "GET, HEAD, OPTIONS";
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
@@ -243,7 +243,7 @@ impl ProxyHttp for Gateway {
         if let Some(spans) = &mut request.spans {
             spans.attempt_answered(head.status.as_u16());
         }
-        head.insert_header(X_REQUEST_ID, request.id.clone())
+        head.insert_header(X_REQUEST_ID_SPELT, request.id.clone())
     }
 
     /// In place of Pingora's default, which repeats a PUT.
@@ -401,14 +401,14 @@ async fn respond(session: &mut Session, request: &mut Request, refusal: Refusal)
     let mut head = ResponseHeader::build(refusal.status(), Some(8))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
-    head.insert_header(X_REQUEST_ID, request.id.clone())?;
+    head.insert_header(X_REQUEST_ID_SPELT, request.id.clone())?;
     match refusal {
-        Refusal::Method => head.insert_header(ALLOW, HeaderValue::from_static(METHODS))?,
-        Refusal::ReadOnly => head.insert_header(ALLOW, HeaderValue::from_static(SAFE_METHODS))?,
+        Refusal::Method => head.insert_header("Allow", HeaderValue::from_static(METHODS))?,
+        Refusal::ReadOnly => head.insert_header("Allow", HeaderValue::from_static(SAFE_METHODS))?,
         _ => {}
     }
     if let Some(seconds) = refusal.retry_after_s() {
-        head.insert_header(RETRY_AFTER, HeaderValue::from(seconds))?;
+        head.insert_header("Retry-After", HeaderValue::from(seconds))?;
     }
     if !refusal.keeps_connection() {
         session.set_keepalive(None);

@@ -13,7 +13,7 @@ pub enum Refusal {
     #[error("the request target is neither a path nor an http or https URL")]
     Target,
     /// The path could be read in two ways.
-    #[error("the path holds an empty, '.' or '..' segment, percent-encoding, or a character that no registry path has")]
+    #[error("the path holds an empty, '.' or '..' segment, a character that no registry path has, or an escaped one")]
     Path,
     /// The query is no query.
     #[error("the query holds a character that must be percent-encoded")]

@@ -5,6 +5,9 @@ use http::{HeaderName, HeaderValue};
 /// The header field that carries it.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The same, as answers spell it.
+pub(crate) const X_REQUEST_ID_SPELT: &str = "X-Request-Id";
+
 /// Longest id of a proxy in front, in bytes.
 const ID_BYTES_MAX: usize = 128;
 

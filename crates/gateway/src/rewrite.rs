@@ -1,17 +1,19 @@
 //! What the backend is asked when a client asks us: a pure function.
 //!
 //! What must stay true:
-//! - A path that passes can be read in one way only: no percent-encoding, no empty, `.` or `..` segment, and no character
-//!   outside those of names, tags, digests and ids. The backend refuses the same, so the two always agree (the query is
-//!   not interpreted here and goes on as it came).
+//! - A path that passes can be read in one way only: no empty, `.` or `..` segment, no character outside those of names, tags,
+//!   digests and ids, and percent-encoding only of such a character, which goes on as itself ([`plain_path`]). The backend
+//!   reads and refuses the same, so the two always agree (the query is not interpreted here and goes on as it came).
 //! - The host that the backend is told is the one the client used, with the port of the listener, whatever port the
 //!   client wrote: every URL the backend makes leads back to this listener.
 
+use std::borrow::Cow;
+use std::net::Ipv4Addr;
 use std::str;
 use std::sync::Arc;
 
 use berth_names::wire::{self, ALL_REPOSITORIES, API_PREFIXES, DOCKER_PREFIX, TREE_PREFIX};
-use berth_names::{Authority, Origin, RepositoryKey, Scheme};
+use berth_names::{Authority, Origin, RepositoryKey, Scheme, plain_path};
 use http::Method;
 
 use crate::acme::HTTP_PREFIX;
@@ -34,6 +36,8 @@ pub struct Arrival<'a> {
     pub port: u16,
     /// What trusted proxies said; empty if there are none.
     pub forwarded: &'a Forwarded,
+    /// Whether it may do without a host: HTTP/1.0 had none, and load balancers still ask so.
+    pub may_lack_host: bool,
 }
 
 /// What a request means.
@@ -52,6 +56,8 @@ pub enum Action {
     Pass(Upstream),
     /// A browser is sent to this URL.
     Redirect(String),
+    /// The client is told what could be asked for.
+    Options,
     /// The client is given the authority's certificate.
     GiveAuthority,
     /// The client is told how to trust the authority.
@@ -93,23 +99,23 @@ pub fn rewrite<'a>(
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
     }
-    let host = only_host(hosts)?;
+    let host = only_host(hosts, arrival.may_lack_host)?;
     let target = Target::parse(target)?;
     let Arrival { listener, forwarded, .. } = arrival;
     if let Some((written, authority)) = &target.absolute
-        && (*written != forwarded.scheme.unwrap_or(listener.scheme) || *authority != host)
+        && (*written != forwarded.scheme.unwrap_or(listener.scheme) || host.as_ref() != Some(authority))
     {
         return Err(Refusal::HostMismatch);
     }
-    check_path(target.path)?;
+    check_path(&target.path)?;
     check_query(target.query)?;
     if listener.scheme == Scheme::Http
         && let Some(token) = target.path.strip_prefix(HTTP_PREFIX)
     {
         return Ok(Meaning::AcmeChallenge(token.into()));
     }
-    let (binding, host, origin) = locate(arrival, &host)?;
-    Ok(Meaning::Bound(Arc::clone(binding), action(binding, method, host, &target, origin)))
+    let (binding, host, origin) = locate(arrival, host)?;
+    Ok(Meaning::Bound(Arc::clone(binding), action(binding, method, &host, &target, origin)))
 }
 
 /// The same for a probe, which is about the way here, whatever its method and path.
@@ -117,25 +123,33 @@ pub fn rewrite<'a>(
 /// # Errors
 /// As [`rewrite`].
 pub fn probe<'a>(arrival: Arrival<'_>, hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Meaning, Refusal> {
-    let host = only_host(hosts)?;
-    let (binding, _, origin) = locate(arrival, &host)?;
+    let host = only_host(hosts, arrival.may_lack_host)?;
+    let (binding, _, origin) = locate(arrival, host)?;
     Ok(Meaning::Bound(Arc::clone(binding), Ok(Action::Report(Some(origin)))))
 }
 
-/// The binding for a request with this `Host`, the host that the client used, and all that it used.
-fn locate<'a>(arrival: Arrival<'a>, host: &'a Authority) -> Result<(&'a Arc<Binding>, &'a Authority, Origin), Refusal> {
-    let Arrival { listener, port, forwarded } = arrival;
-    let host = forwarded.host.as_ref().unwrap_or(host);
-    let binding = listener.bindings.find(host.host()).ok_or(Refusal::UnknownHost)?;
+/// The binding for a request with this `Host`, the host that the client used, and all that it used. Who names no host is
+/// taken to have used the address that is listened on, and is answered by the binding that is for every host.
+fn locate(arrival: Arrival<'_>, host: Option<Authority>) -> Result<(&Arc<Binding>, Authority, Origin), Refusal> {
+    let Arrival { listener, port, forwarded, .. } = arrival;
+    let (binding, host) = match forwarded.host.clone().or(host) {
+        Some(host) => (listener.bindings.find(host.host()).ok_or(Refusal::UnknownHost)?, host),
+        None => {
+            let address = Some(listener.address.ip()).filter(|address| !address.is_unspecified());
+            let host = address.unwrap_or(Ipv4Addr::LOCALHOST.into()).into();
+            (listener.bindings.for_any_host().ok_or(Refusal::Host)?, host)
+        }
+    };
     let scheme = forwarded.scheme.unwrap_or(listener.scheme);
-    let origin = binding.public.origin(scheme, host, forwarded.port.unwrap_or(port));
+    let origin = binding.public.origin(scheme, &host, forwarded.port.unwrap_or(port));
     Ok((binding, host, origin))
 }
 
 fn action(binding: &Binding, method: &Method, host: &Authority, target: &Target<'_>, origin: Origin) -> Result<Action, Refusal> {
-    let Target { path, query, .. } = *target;
+    let (path, query) = (&*target.path, target.query);
     let Some(api_path) = docker_path(path) else {
         return match (&binding.bound, &binding.redirect) {
+            (_, _) if *method == Method::OPTIONS && path == "/" => Ok(Action::Options),
             (Bound::Console(Some(_)), _) if path == AUTHORITY_PATH => Ok(Action::GiveAuthority),
             (Bound::Console(Some(_)), _) if path == TRUST_PATH => Ok(Action::ExplainTrust(origin)),
             (Bound::Console(_), _) if is_management(path) => {
@@ -169,10 +183,11 @@ fn of_all(api_path: &str, query: &str, origin: Origin) -> Upstream {
     Upstream { repository, target: upstream_target(ALL_REPOSITORIES, api_path, query), origin }
 }
 
-fn only_host<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Result<Authority, Refusal> {
+fn only_host<'a>(hosts: impl IntoIterator<Item = &'a [u8]>, may_be_absent: bool) -> Result<Option<Authority>, Refusal> {
     let mut hosts = hosts.into_iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) => parse_authority(host),
+        (Some(host), None) => parse_authority(host).map(Some),
+        (None, _) if may_be_absent => Ok(None),
         _ => Err(Refusal::Host),
     }
 }
@@ -185,7 +200,8 @@ fn parse_authority(text: &[u8]) -> Result<Authority, Refusal> {
 struct Target<'a> {
     /// Scheme and authority of absolute-form, which proxies and some libraries send.
     absolute: Option<(Scheme, Authority)>,
-    path: &'a str,
+    /// As it is read ([`plain_path`]).
+    path: Cow<'a, str>,
     /// With its question mark, or empty.
     query: &'a str,
 }
@@ -206,7 +222,7 @@ impl<'a> Target<'a> {
             return Err(Refusal::Target);
         }
         let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-        Ok(Self { absolute, path, query })
+        Ok(Self { absolute, path: plain_path(path).ok_or(Refusal::Path)?, query })
     }
 }
 

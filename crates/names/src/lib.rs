@@ -7,9 +7,11 @@
 
 mod account;
 mod digest;
+mod hops;
 mod image;
 mod network;
 mod origin;
+mod path;
 mod repository;
 mod tag;
 pub mod wire;
@@ -17,9 +19,11 @@ mod work;
 
 pub use account::{AccountName, InvalidAccountName};
 pub use digest::{Algorithm, Digest, InvalidDigest};
+pub use hops::Hops;
 pub use image::{ImageName, InvalidImageName};
 pub use network::{InvalidNetwork, Network};
-pub use origin::{Authority, InvalidAuthority, Origin, Scheme};
+pub use origin::{Authority, InvalidAuthority, InvalidOrigin, Origin, Scheme};
+pub use path::plain_path;
 pub use repository::{ApiVersion, InvalidRepositoryKey, RepositoryKey};
 pub use tag::{InvalidReference, InvalidTag, Reference, Tag};
 pub use work::{Answer, Content, Work};

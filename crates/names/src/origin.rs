@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -50,6 +50,9 @@ impl FromStr for Scheme {
 
 /// Host and optional port as they stand in a `Host` header: a DNS name (lower-cased), an IPv4 address,
 /// or an IPv6 address in brackets.
+///
+/// A name that ends in a dot is the same name (it is the root of DNS that is written then), and a colon without a port says
+/// nothing: both are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority {
     host: Arc<str>,
@@ -73,21 +76,33 @@ impl Authority {
     }
 }
 
+impl From<IpAddr> for Authority {
+    fn from(address: IpAddr) -> Self {
+        let host = match address {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        };
+        Self { host: host.into(), port: None }
+    }
+}
+
 impl FromStr for Authority {
     type Err = InvalidAuthority;
 
     fn from_str(text: &str) -> Result<Self, InvalidAuthority> {
         let (host, port) = match text.rsplit_once(':') {
             // The last colon of an IPv6 address is inside its brackets.
+            Some((host, "")) => (host, None),
             Some((host, port)) if !port.ends_with(']') => (host, Some(parse_port(port)?)),
             _ => (text, None),
         };
+        let host = host.strip_suffix('.').unwrap_or(host);
         if is_host(host) { Ok(Self { host: host.to_ascii_lowercase().into(), port }) } else { Err(InvalidAuthority) }
     }
 }
 
 fn parse_port(text: &str) -> Result<u16, InvalidAuthority> {
-    let digits_only = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let digits_only = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits_only && port != 0 => Ok(port),
         _ => Err(InvalidAuthority),
@@ -154,6 +169,21 @@ impl Origin {
     }
 }
 
+/// The text is no origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an origin is `http://` or `https://` and a host with an optional port, and nothing behind it")]
+pub struct InvalidOrigin;
+
+impl FromStr for Origin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        let (scheme, authority) = text.split_once("://").ok_or(InvalidOrigin)?;
+        let (scheme, authority) = (scheme.parse::<Scheme>(), authority.parse::<Authority>());
+        Ok(Self::new(scheme.map_err(|()| InvalidOrigin)?, authority.map_err(|InvalidAuthority| InvalidOrigin)?))
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme.as_str(), self.authority)
@@ -172,11 +202,19 @@ mod tests {
             assert_eq!(good.parse::<Authority>().unwrap().to_string(), good);
         }
         assert_eq!("Registry.COM".parse::<Authority>().unwrap().host(), "registry.com");
+        for (text, same) in
+            [("a.example.", "a.example"), ("a.example:", "a.example"), ("a.example.:444", "a.example:444"), ("[::1]:", "[::1]")]
+        {
+            assert_eq!(text.parse::<Authority>(), same.parse::<Authority>(), "{text}");
+        }
+        for address in ["192.0.2.1", "::1"] {
+            let authority = Authority::from(address.parse::<IpAddr>().unwrap());
+            assert_eq!(authority.to_string().parse::<Authority>(), Ok(authority));
+        }
         for bad in [
             "",
             ":",
             ":80",
-            "a:",
             "a:0",
             "a:99999",
             "a:+80",
@@ -186,7 +224,10 @@ mod tests {
             "a@b",
             "a..b",
             ".a",
-            "a.",
+            ".",
+            "a..",
+            "[::1].",
+            "a:1:",
             "-a",
             "::1",
             "[::1",
@@ -209,6 +250,18 @@ mod tests {
         assert_eq!(Origin::new(Scheme::Http, host("r.example:443")).to_string(), "http://r.example:443");
         assert_eq!(Origin::on_port(Scheme::Https, &host("r.example"), 444).authority().to_string(), "r.example:444");
         assert_eq!(Origin::on_port(Scheme::Https, &host("r.example:1"), 443).authority().to_string(), "r.example");
+    }
+
+    #[test]
+    fn an_origin_is_read_as_it_is_written() {
+        for text in ["https://r.example", "http://r.example:444", "http://[::1]:5000"] {
+            assert_eq!(text.parse::<Origin>().unwrap().to_string(), text);
+        }
+        assert_eq!("https://R.example:443".parse::<Origin>().unwrap().to_string(), "https://r.example");
+        for bad in ["", "null", "r.example", "https://", "ftp://r.example", "https://r.example/", "https://r.example/ui", "https://*", "*"]
+        {
+            assert_eq!(bad.parse::<Origin>(), Err(InvalidOrigin), "{bad}");
+        }
     }
 
     proptest! {

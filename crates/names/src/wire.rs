@@ -170,6 +170,22 @@ pub fn effect(method: &str, path: &str) -> Option<Effect> {
     None
 }
 
+/// The methods that a path of the backend has, `HEAD` included; none if nothing answers it.
+pub fn methods(path: &str) -> Vec<&'static str> {
+    let (under, path) = find_prefix(path);
+    let mut methods = Vec::new();
+    for row in ROWS.iter().filter(|row| row.under == under && fits(row.path, path)) {
+        for (method, _) in row.ways {
+            let more = if *method == "GET" { &["GET", "HEAD"][..] } else { std::slice::from_ref(method) };
+            methods.extend(more.iter().filter(|method| !methods.contains(*method)).copied().collect::<Vec<_>>());
+        }
+        if !row.looks_on {
+            break;
+        }
+    }
+    methods
+}
+
 fn find_prefix(path: &str) -> (Under, &str) {
     if let Some(rest) = API_PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix)) {
         return (Api, rest);
@@ -256,6 +272,23 @@ mod tests {
         ] {
             assert_eq!(effect(method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn the_methods_of_a_path_are_those_that_do_something_there() {
+        let all = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"];
+        for Row { under, path, .. } in ROWS {
+            let prefix = match under {
+                Under::Root => "",
+                Under::Api => API_PREFIXES[0],
+                Under::Tree => TREE_PREFIX,
+            };
+            let path = format!("{prefix}{}", path.replace("[/]", "").replace("**", "a").replace('*', "a"));
+            let found = methods(&path);
+            assert!(all.iter().all(|method| found.contains(method) == effect(method, &path).is_some()), "{path} {found:?}");
+        }
+        assert_eq!(methods("/artifactory/api/docker/a/v2/team/app/manifests/1"), ["GET", "HEAD", "PUT", "DELETE"]);
+        assert_eq!(methods("/nothing"), [""; 0]);
     }
 
     #[test]

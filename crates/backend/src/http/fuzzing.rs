@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
+use berth_names::plain_path;
 use berth_names::wire::Effect;
 use http::{HeaderMap, Method};
 
@@ -45,7 +46,8 @@ pub struct Docker {
 
 /// Reads the path of a request.
 pub fn route(method: &Method, path: &str) -> Read {
-    let target = match route::target(path) {
+    let Some(path) = plain_path(path) else { return Read::Unsafe };
+    let target = match route::target(&path) {
         Ok(target) => target,
         Err((_, Refusal::UnsafePath)) => return Read::Unsafe,
         Err((_, refusal)) => return Read::Refused(format!("{refusal:?}")),

@@ -1,8 +1,9 @@
 //! Everything that is decided before a handler runs: which repository, which route, who asks, and whether they may.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use berth_names::{ApiVersion, Work, wire};
+use berth_names::{ApiVersion, Work, plain_path, wire};
 use berth_registry::access::{Caller, Policy, Right, TokenUse};
 use berth_registry::{Challenge, Error, Repositories, Repository};
 use http::header::{AsHeaderName, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
@@ -36,14 +37,29 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn new(peer: Peer, method: Method, uri: http::Uri, headers: HeaderMap) -> Self {
         let credentials = if peer == Peer::Operator { Credentials::None } else { Credentials::from_headers(&headers) };
-        Self { peer, method, uri, headers, credentials }
+        Self { peer, method, uri: plain(uri), headers, credentials }
     }
+}
+
+/// A target whose path is as it is read ([`plain_path`]), from here on and by everybody. One that can't be read in one way
+/// stays as it came, and is refused.
+fn plain(uri: http::Uri) -> http::Uri {
+    let path = match plain_path(uri.path()) {
+        Some(Cow::Owned(path)) => path,
+        _ => return uri,
+    };
+    let target = uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = target.parse().ok();
+    http::Uri::from_parts(parts).unwrap_or(uri)
 }
 
 /// A request that may go on.
 pub(super) enum Prepared {
     Ping,
     LoggedIn,
+    /// What methods the path has is asked for, and known.
+    Options(Vec<&'static str>),
     Docker(Box<Call>, Route),
     All(Box<AllCall>),
     Token(Box<TokenRequest>),
@@ -79,7 +95,8 @@ impl Service {
         let view = ClientView::new(peer, &self.trusted_proxies, &headers, target.root())
             .map_err(|_| in_form_of(api, StatusCode::BAD_REQUEST, "UNSUPPORTED", "exactly one valid Host header is needed"))?;
         event.comes_from(view.remote);
-        if site::is_foreign(&method, &headers, &view.origin) {
+        let is_listed = api == Api::V2 && self.cors.as_ref().is_some_and(|cors| cors.lists(&headers));
+        if !is_listed && site::is_foreign(&method, &headers, &view.origin) {
             return Err(in_form_of(api, StatusCode::FORBIDDEN, "DENIED", "a page of another site may change nothing here"));
         }
         let query =
@@ -92,6 +109,10 @@ impl Service {
             let (has_body, work) = (announces_body(&headers), Work::of(method.as_str(), uri.path()));
             let arrival = Arrival { client: view.remote.address(), is_stranger, has_body, work };
             self.places.take(arrival, held).map_err(|full| too_many(api, is_token, full))?;
+        }
+        if method == Method::OPTIONS {
+            let methods = wire::methods(uri.path());
+            return if methods.is_empty() { Err(refuse(api, Refusal::NotFound)) } else { Ok(Prepared::Options(methods)) };
         }
         match &target {
             route::Target::Rest(_) | route::Target::Tree(_) | route::Target::Health(_) => {

@@ -2,9 +2,7 @@
 //!
 //! Forwarding headers count only from a trusted peer: the Unix socket, or an address in `trusted_proxies`.
 
-use std::net::{IpAddr, SocketAddr};
-
-use berth_names::{Authority, Origin, Scheme};
+use berth_names::{Authority, Hops, Origin, Scheme};
 use berth_registry::access::Remote;
 use http::HeaderMap;
 use http::header::{AsHeaderName, HOST};
@@ -38,12 +36,13 @@ impl ClientView {
         if !trusted.trusts(peer) || !FORWARDING.iter().any(|name| headers.contains_key(*name)) {
             return Ok(Self { origin: Origin::new(Scheme::Http, authority), root: root.to_owned(), remote: peer.ip().into() });
         }
-        let scheme = scheme(headers);
-        let origin = match (authority.port(), forwarded_port(headers)) {
+        let hops = Hops::walk(texts(headers, "x-forwarded-for"), |hop| trusted.contains(hop));
+        let scheme = scheme(headers, &hops);
+        let origin = match (authority.port(), forwarded_port(headers, &hops)) {
             (None, Some(port)) => Origin::on_port(scheme, &authority, port),
             _ => Origin::new(scheme, authority),
         };
-        let remote = Remote { peer: peer.ip(), claimed: client_address(headers, trusted) };
+        let remote = Remote { peer: peer.ip(), claimed: hops.client };
         Ok(Self { origin, root: "/".to_owned(), remote })
     }
 
@@ -73,34 +72,19 @@ fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     values.next().is_none().then_some(value)
 }
 
-fn scheme(headers: &HeaderMap) -> Scheme {
-    let said = single(headers, "x-forwarded-proto").and_then(|text| text.parse().ok());
+/// The values of a header, in order; of one that is no text nothing can be read.
+fn texts<'h>(headers: &'h HeaderMap, name: &'static str) -> impl DoubleEndedIterator<Item = &'h str> {
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default())
+}
+
+fn scheme(headers: &HeaderMap, hops: &Hops) -> Scheme {
+    let said = hops.element(texts(headers, "x-forwarded-proto")).and_then(|text| text.to_ascii_lowercase().parse().ok());
     let base = || single(headers, "x-artifactory-override-base-url")?.split_once("://")?.0.parse().ok();
     said.or_else(base).unwrap_or(Scheme::Http)
 }
 
-fn forwarded_port(headers: &HeaderMap) -> Option<u16> {
-    single(headers, "x-forwarded-port")?.parse().ok().filter(|port| *port != 0)
-}
-
-/// The last hop that is not one of ours. What stands to the left of a hop that can't be read is hearsay, like all that
-/// stands to the left of a stranger.
-fn client_address(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
-    let hops = headers.get_all("x-forwarded-for").iter().rev().flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
-    let mut client = None;
-    for hop in hops.map_while(parse_hop) {
-        client = Some(hop);
-        if !trusted.contains(hop) {
-            break;
-        }
-    }
-    client
-}
-
-/// An address; some fronts write its port too.
-fn parse_hop(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
-    text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
+fn forwarded_port(headers: &HeaderMap, hops: &Hops) -> Option<u16> {
+    hops.element(texts(headers, "x-forwarded-port"))?.parse().ok().filter(|port| *port != 0)
 }
 
 #[cfg(test)]
@@ -147,23 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_last_hop_that_is_not_ours() {
-        for (hops, client) in [
-            (&["192.0.2.7"][..], Some("192.0.2.7")),
-            (&["203.0.113.1, 192.0.2.7"], Some("192.0.2.7")),
-            (&["192.0.2.7, 127.0.0.1"], Some("192.0.2.7")),
-            (&["203.0.113.1", "192.0.2.7", "127.0.0.2"], Some("192.0.2.7")),
-            (&["127.0.0.3, 127.0.0.2"], Some("127.0.0.3")),
-            (&["203.0.113.1, 192.0.2.7:4711"], Some("192.0.2.7")),
-            (&["203.0.113.1, [2001:db8::1]:4711"], Some("2001:db8::1")),
-            // Nothing is known of who wrote what is left of `unknown`.
-            (&["203.0.113.1, unknown"], None),
-            (&["203.0.113.1, unknown, 127.0.0.2"], Some("127.0.0.2")),
-            (&[""], None),
+    fn of_several_proxies_the_first_of_ours_says_what_the_client_used() {
+        for (hops, proto, origin) in [
+            ("192.0.2.7", "https", "https://r.example"),
+            ("192.0.2.7", "https, http", "http://r.example"),
+            ("192.0.2.7, 127.0.0.2", "gopher, https, http", "https://r.example"),
+            ("192.0.2.7, 127.0.0.3, 127.0.0.2", "HTTPS", "https://r.example"),
         ] {
-            let mut headers = vec![("host", "a")];
-            headers.extend(hops.iter().map(|hop| ("x-forwarded-for", *hop)));
-            assert_eq!(view("unix", &headers).unwrap().remote.address(), client.map(|client| client.parse().unwrap()), "{hops:?}");
+            let headers = [("host", "r.example"), ("x-forwarded-for", hops), ("x-forwarded-proto", proto)];
+            let seen = view("unix", &headers).unwrap();
+            assert_eq!(seen.origin.to_string(), origin, "{hops} {proto}");
+            assert_eq!(seen.remote.address(), Some("192.0.2.7".parse().unwrap()));
         }
     }
 

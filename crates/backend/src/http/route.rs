@@ -1,7 +1,8 @@
 //! A request is a value: every path that Berth answers, parsed once.
 //!
 //! Paths are read from the right-hand end, because an image may itself be called `tags` or `blobs/uploads`.
-//! What a proxy in front could read differently (percent signs, empty or dot segments, backslashes) is refused.
+//! What a proxy in front could read differently (percent signs, empty or dot segments, backslashes) is refused; escapes of
+//! what need not be escaped are gone before ([`berth_names::plain_path`]).
 
 use berth_names::wire::{ALL_REPOSITORIES, API_PREFIXES, DOCKER_PREFIX, Effect, TREE_PREFIX};
 use berth_names::{Digest, ImageName, InvalidReference, Reference, Tag};
@@ -164,6 +165,11 @@ pub(crate) struct DockerTarget<'p> {
     pub(crate) root: &'p str,
     /// Everything behind it.
     rest: &'p str,
+}
+
+/// The API that a path is about, if only by its looks.
+pub(crate) fn api(path: &str) -> Api {
+    target(path).map_or_else(|(api, _)| api, |target| target.api())
 }
 
 /// Finds the repository and the API that a path is about.

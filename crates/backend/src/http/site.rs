@@ -1,9 +1,10 @@
 //! Whether a request was made by a page of another site, in a browser that remembers somebody's password.
 //!
 //! Such a page can't read what we answer, so what only reads is left alone: links lead here from everywhere. What changes
-//! something is refused. No client but a browser sends these headers, and a page can't choose them.
+//! something is refused, but for pages that the operator has listed ([`super::cors`]), and those of docker's API only. No client
+//! but a browser sends these headers, and a page can't choose them.
 
-use berth_names::{Authority, Origin, Scheme};
+use berth_names::Origin;
 use http::header::{CONTENT_TYPE, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -34,10 +35,8 @@ pub(super) fn is_foreign(method: &Method, headers: &HeaderMap, ours: &Origin) ->
 }
 
 /// An origin as browsers write it. `null`, which stands for pages that have none to show, is nobody's.
-fn parse(origin: &HeaderValue) -> Option<Origin> {
-    let (scheme, authority) = origin.to_str().ok()?.split_once("://")?;
-    let (scheme, authority) = (scheme.parse::<Scheme>().ok()?, authority.parse::<Authority>().ok()?);
-    Some(Origin::new(scheme, authority))
+pub(super) fn parse(origin: &HeaderValue) -> Option<Origin> {
+    origin.to_str().ok()?.parse().ok()
 }
 
 /// Whether the body is said to be JSON: `application/json`, or anything that is written in it, as Artifactory's own media

@@ -15,6 +15,7 @@ mod all;
 mod browse;
 mod classes;
 mod conformance;
+mod cors;
 mod described;
 mod dockers;
 mod life;

@@ -40,7 +40,7 @@ fn https(port: u16) -> Listener {
 }
 
 fn meaning(listener: &Listener, forwarded: &Forwarded, method: &Method, target: &[u8], hosts: &[&[u8]]) -> Result<Meaning, Refusal> {
-    let arrival = Arrival { listener, port: listener.address.port(), forwarded };
+    let arrival = Arrival { listener, port: listener.address.port(), forwarded, may_lack_host: false };
     rewrite(arrival, method, target, hosts.iter().copied())
 }
 
@@ -123,7 +123,7 @@ fn a_path_with_two_readings_is_refused() {
         "/v2/%00",
         "/v2/%252f",
         "/v2/%c0%af",
-        "/v2/%61",
+        "/v2/a%2eb",
         "/v2/a%",
         "/v2/a;x",
         "/v2/a;x/b",
@@ -142,6 +142,20 @@ fn a_path_with_two_readings_is_refused() {
     }
     let raw = meaning(&https(444), &Forwarded::default(), &Method::GET, b"/v2/\xc0\xaf", &[b"r.example"]);
     assert_eq!(raw.unwrap_err(), Refusal::Path);
+}
+
+#[test]
+fn what_need_not_be_escaped_goes_on_as_itself() {
+    for (path, upstream) in [
+        ("/v2/a/blobs/sha256%3A00", "/v2/a/blobs/sha256:00"),
+        ("/%76%32/%78/tags/list?a=%61", "/v2/x/tags/list?a=%61"),
+        ("https://r.example/v2/%61/tags/list", "/v2/a/tags/list"),
+    ] {
+        assert_eq!(path_of(path), Ok(format!("/artifactory/api/docker/docker-local{upstream}")), "{path:?}");
+    }
+    let console = listener_of(Scheme::Https, 443, binding(Bound::Console(None)));
+    let user = ask(&console, "/api/security/users/jane.doe%40example.com", &["a"]).unwrap();
+    assert_eq!(user.target, "/api/security/users/jane.doe@example.com");
 }
 
 #[test]
@@ -193,8 +207,43 @@ fn there_is_one_valid_host() {
         ("r.example:5", "r.example:444"),
         ("10.0.0.1", "10.0.0.1:444"),
         ("[::1]:444", "[::1]:444"),
+        ("r.example.", "r.example:444"),
+        ("r.example:", "r.example:444"),
+        ("r.example.:444", "r.example:444"),
     ] {
         assert_eq!(ask(&[host]).as_deref(), Ok(told), "{host:?}");
+    }
+}
+
+#[test]
+fn who_names_no_host_because_it_speaks_http_1_0_is_answered_by_a_binding_for_every_host() {
+    let ask = |listener: &Listener, hosts: &[&[u8]], may_lack_host| {
+        let arrival = Arrival { listener, port: listener.address.port(), forwarded: &Forwarded::default(), may_lack_host };
+        match rewrite(arrival, &Method::GET, b"/v2/", hosts.iter().copied())? {
+            Meaning::Bound(_, Ok(Action::Pass(upstream))) => Ok(upstream.origin.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(&https(444), &[], true).as_deref(), Ok("https://127.0.0.1:444"));
+    assert_eq!(ask(&https(444), &[b"r.example"], true).as_deref(), Ok("https://r.example:444"));
+    let everywhere = Listener { address: SocketAddr::from(([0, 0, 0, 0], 444)), ..https(444) };
+    assert_eq!(ask(&everywhere, &[], true).as_deref(), Ok("https://127.0.0.1:444"));
+    assert_eq!(ask(&https(444), &[], false), Err(Refusal::Host));
+    assert_eq!(ask(&https(444), &[b"a", b"a"], true), Err(Refusal::Host));
+    let mut bindings = Bindings::default();
+    let host = ServerName::Host("a.example".parse().unwrap());
+    bindings.bind(Some(&host), binding(Bound::Repository("a".parse().unwrap()))).unwrap();
+    assert_eq!(ask(&listening(Scheme::Https, 443, bindings), &[], true), Err(Refusal::Host));
+}
+
+#[test]
+fn a_load_balancer_that_asks_for_options_is_answered() {
+    let console = listener_of(Scheme::Https, 443, binding(Bound::Console(None)));
+    for listener in [&https(443), &console] {
+        let asked = |target: &[u8]| meaning(listener, &Forwarded::default(), &Method::OPTIONS, target, &[b"a"]);
+        assert!(matches!(asked(b"/"), Ok(Meaning::Bound(_, Ok(Action::Options)))));
+        assert!(matches!(asked(b"/ui/"), Ok(Meaning::Bound(_, Err(Refusal::NotFound)))));
+        assert_eq!(asked(b"*").unwrap_err(), Refusal::Target);
     }
 }
 
@@ -431,7 +480,8 @@ proptest! {
                 prop_assert!(inner.starts_with(['1', '2']));
                 prop_assert!(!path.contains("//") && !path.contains(['%', '\\', '#', ';']));
                 prop_assert!(path.split('/').all(|segment| segment != "." && segment != ".."));
-                prop_assert!(target.contains(inner.strip_prefix('1').unwrap_or(inner).strip_prefix("/_ping").unwrap_or(&inner[1..])));
+                let plain = plain_path(target.split(['?', '#']).next().unwrap()).unwrap();
+                prop_assert!(plain.contains(inner.strip_prefix('1').unwrap_or(inner).strip_prefix("/_ping").unwrap_or(&inner[1..])));
                 prop_assert_eq!(upstream.origin.authority().port(), Some(444));
             }
         }

@@ -389,3 +389,58 @@ async fn bindings_are_listed_with_what_clients_write() {
         assert!(line.contains(part), "{part} in {line}");
     }
 }
+
+/// What the gateway says to these bytes, up to the end of the connection.
+async fn raw(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_load_balancer_that_speaks_http_1_0_names_no_host() {
+    let site = Site::new(echo);
+    let (port, named) = (free_port(), free_port());
+    let bindings = format!(
+        "{}[[binding]]\nlisten = \"127.0.0.1:{named}\"\nserver_name = \"a.example\"\nrepository = \"a\"\nplain_http = true\n",
+        plain_binding(port)
+    );
+    let _gateway = site.start(&bindings).await;
+    for request in ["GET /v2/ HTTP/1.0", "GET /_ping HTTP/1.0", "OPTIONS / HTTP/1.0"] {
+        let answer = raw(port, &format!("{request}\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.0 200 "), "{request}: {answer}");
+    }
+    let told = raw(port, "GET /v2/ HTTP/1.0\r\n\r\n").await;
+    assert!(told.contains(&format!("host: 127.0.0.1:{port}")), "{told}");
+    let options = raw(port, "OPTIONS / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(options.contains("\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"), "{options}");
+    // Where hosts are told apart, one must be named; and by HTTP/1.1 always.
+    assert!(raw(named, "GET /v2/ HTTP/1.0\r\n\r\n").await.contains(" 400 "));
+    assert!(raw(port, "GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n").await.contains(" 400 "));
+}
+
+#[tokio::test]
+async fn an_empty_line_in_front_of_a_request_is_passed_over() {
+    let site = Site::new(echo);
+    let (_gateway, port) = site.start_plain().await;
+    // As clients send it that end a body with a line too much.
+    let mut client = Client::connect(port).await;
+    for _ in 0..3 {
+        let answer = client.ask("\r\nGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!((answer.status, answer.seen("host")), (200, Some(format!("a:{port}").as_str())));
+    }
+    let last = "GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(raw(port, &format!("\r\n\r\n{last}")).await.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_itself_is_spelt_as_everybody_spells_it() {
+    let site = Site::new(echo);
+    let (_gateway, port) = site.start_plain().await;
+    for path in ["/v2/", "/nothing"] {
+        let answer = raw(port, &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.contains("\r\nX-Request-Id: "), "{answer}");
+    }
+}

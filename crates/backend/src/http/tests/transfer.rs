@@ -279,3 +279,35 @@ async fn of_a_parameter_that_is_there_twice_the_first_counts() {
     let form = b"grant_type=password&username=admin&username=bob&password=x";
     assert_eq!(backend.send("POST", "@docker-v2/v2/token", &[("Authorization", "")], form).await.refusal(), (400, "UNSUPPORTED".into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_are_spelt_as_everybody_spells_them() {
+    let backend = Backend::start().await;
+    backend.push_image("docker-v2", "team/app", "1").await;
+    let pulled = backend.get("@docker-v2/v2/team/app/manifests/1").await;
+    let has = |reply: &Reply, name: &str| reply.headers.iter().any(|(seen, _)| seen == name);
+    for name in ["Docker-Content-Digest", "Docker-Distribution-Api-Version", "Content-Type", "Content-Length", "Date"] {
+        assert!(has(&pulled, name), "{name}: {:?}", pulled.headers);
+    }
+    let ping = backend.send("GET", "@docker-v1/v1/_ping", &[("Authorization", "")], b"").await;
+    assert!(has(&ping, "X-Docker-Registry-Version"), "{:?}", ping.headers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_need_not_be_escaped_in_a_path_is_read_as_itself() {
+    let backend = Backend::start().await;
+    let digest = backend.push_blob("docker-v2", "case/x", b"hello").await;
+    let escaped = digest.replace(':', "%3A");
+    assert_eq!(backend.get(&format!("@docker-v2/v2/case/x/blobs/{escaped}")).await.text(), "hello");
+    assert_eq!(backend.get(&format!("@docker%2Dv2/%76%32/case/%78/blobs/{digest}?a=%61")).await.text(), "hello");
+    for refused in ["case%2Fx/blobs", "case/x%2e/blobs", "case/%5cx/blobs", "case/x%00/blobs", "case/%2578/blobs"] {
+        let reply = backend.get(&format!("@docker-v2/v2/{refused}/{digest}")).await;
+        assert_eq!(reply.refusal(), (400, "NAME_INVALID".into()), "{refused}");
+    }
+    let user = json!({ "password": "a good one, is it not" });
+    assert_eq!(backend.rest("PUT", "security/users/jane.doe%40example.com", user).await.status, 201);
+    assert_eq!(
+        backend.rest("GET", "security/users/jane.doe@example.com", serde_json::Value::Null).await.json()["name"],
+        "jane.doe@example.com"
+    );
+}
