@@ -8,8 +8,8 @@ use berth_gateway::bindings::{Access, Binding, Bindings, Bound, Listener, Public
 use berth_gateway::forwarded::Forwarded;
 use berth_gateway::limits::Limits;
 use berth_gateway::rewrite::{Action, Arrival, Meaning, rewrite};
-use berth_names::{Scheme, plain_path};
 use berth_names::wire::effect;
+use berth_names::{Scheme, plain_path};
 use http::Method;
 
 const METHODS: [Method; 6] = [Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE, Method::HEAD];

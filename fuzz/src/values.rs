@@ -27,7 +27,8 @@ pub fn range(input: &[u8]) {
                     let apart = |a: &Range<u64>, b: &Range<u64>| a.end <= b.start || b.end <= a.start;
                     assert!(parts.iter().enumerate().all(|(at, part)| parts[..at].iter().all(|other| apart(part, other))));
                     // All that was asked for, each in one piece, and nothing besides.
-                    let within = |part: &Range<u64>, all: &[Range<u64>]| all.iter().any(|one| one.start <= part.start && part.end <= one.end);
+                    let within =
+                        |part: &Range<u64>, all: &[Range<u64>]| all.iter().any(|one| one.start <= part.start && part.end <= one.end);
                     assert!(wanted.iter().all(|part| within(part, parts)), "{text:?}");
                     let begins = |at: u64| wanted.iter().any(|part| part.start == at);
                     let ends = |at: u64| wanted.iter().any(|part| part.end == at);

@@ -26,3 +26,27 @@ fn estargz_is_read_in_pieces() {
     let head = tool.ask(&format!("HEAD {path} 200"), &[("Accept-Encoding", "identity")], b"");
     assert_eq!((head.header("Content-Length"), head.header("Accept-Ranges")), (Some(size.to_string().as_str()), Some("bytes")));
 }
+
+/// podman and CRI-O of `zstd:chunked` ask for many chunks at once.
+#[test]
+fn zstd_chunked_is_read_in_several_pieces_at_once() {
+    let registry = registry();
+    let tool = Tool::new(&registry.client(registry.first), "containers/5.32.2 (github.com/containers/image)");
+    let layer = layer();
+    tool.push_image("team/chunked", "1", &layer);
+    let path = format!("/v2/team/chunked/blobs/{}", digest(&layer));
+    let reply = tool.ask(&format!("GET {path} 206"), &[("Range", "bytes=10-19,1000-1999,150000-150000")], b"");
+    let content_type = reply.header("Content-Type").unwrap().to_owned();
+    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap_or_else(|| panic!("{content_type}"));
+    let body = reply.bytes();
+    let mut found = Vec::new();
+    for (first, last) in [(10, 19), (1000, 1999), (150_000, 150_000)] {
+        let head = format!("Content-Range: bytes {first}-{last}/{}\r\n\r\n", layer.len());
+        let start =
+            body.windows(head.len()).position(|window| window.eq_ignore_ascii_case(head.as_bytes())).unwrap_or_else(|| panic!("no {head}"))
+                + head.len();
+        found.push((start, body[start..].starts_with(&layer[first..=last])));
+    }
+    assert!(found.iter().all(|(_, is_right)| *is_right) && found.is_sorted());
+    assert!(body.trim_ascii_end().ends_with(format!("--{boundary}--").as_bytes()));
+}

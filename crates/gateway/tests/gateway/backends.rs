@@ -100,8 +100,9 @@ async fn load(port: u16, number: usize, stop: Arc<AtomicBool>) -> Vec<Failure> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_backend_fails_only_what_it_was_doing_and_gets_requests_again_when_it_is_back() {
     let (store, mut first, second, _gateway, port, _site) = pair().await;
+    // Long enough for requests of every kind to be under way when it is killed, on a busy machine too.
     for backend in [&first, &second] {
-        backend.shared.delay_ms.store(5, Ordering::Relaxed);
+        backend.shared.delay_ms.store(25, Ordering::Relaxed);
     }
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
