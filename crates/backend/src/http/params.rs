@@ -129,7 +129,8 @@ fn number(text: &str) -> Option<u64> {
     is_number(text).then(|| text.parse().ok())?
 }
 
-fn is_number(text: &str) -> bool {
+/// Digits and nothing else, and at least one.
+pub(crate) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 
 use super::body::ResponseBody;
+use super::params::is_number;
 
 /// Most parts of one answer. Clients that pull lazily ask for a few dozen at once.
 pub(crate) const PARTS_MAX: usize = 64;
@@ -73,10 +74,6 @@ fn add(parts: &mut Vec<Range<u64>>, mut part: Range<u64>) {
         at = at.min(found);
     }
     parts.insert(at.min(parts.len()), part);
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// What separates the parts of one answer. Whoever has pushed the content can't have guessed it.

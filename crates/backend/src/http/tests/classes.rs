@@ -157,13 +157,14 @@ async fn an_unknown_user_is_refused_as_slowly_as_a_wrong_password() {
         (begun.elapsed(), refused.text())
     };
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
-    for address in 0..3 {
+    // Of many one of each comes through undisturbed, whatever else runs on the machine.
+    for address in 0..12 {
         known.push(attempt("bob", address).await);
         unknown.push(attempt("nobody", 100 + address).await);
     }
     let fastest = |times: &[(Duration, String)]| times.iter().map(|(time, _)| *time).min().unwrap();
     let (known_time, unknown_time) = (fastest(&known), fastest(&unknown));
-    // Without a hash it would be a hundredth; what else runs on the machine may make it a half.
-    assert!(unknown_time * 8 > known_time && known_time * 8 > unknown_time, "{known_time:?} and {unknown_time:?}");
+    // Without a hash it would be a hundredth.
+    assert!(unknown_time * 2 > known_time && known_time * 2 > unknown_time, "{known_time:?} and {unknown_time:?}");
     assert!(known.iter().zip(&unknown).all(|(known, unknown)| known.1 == unknown.1), "and in the same words");
 }
